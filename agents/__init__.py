@@ -1,0 +1,1 @@
+"""The researcher: turns a goal into experiments and learns from their outcomes."""

@@ -1,0 +1,1 @@
+"""Trusted measurement: tasks, the scorer, integrity probes, spectra and statistics."""

@@ -1,0 +1,1 @@
+"""Where foreign code runs: tiers, warm starts, safe collection of outputs."""

@@ -1,0 +1,1 @@
+../../nightlab/__init__.py
