@@ -49,7 +49,7 @@ class Ending(StrEnum):
     ABORTED = "aborted"
     """We stopped it early because its curve could not win."""
     LOST = "lost"
-    """The environment failed (engine gone, disk full, supervisor killed): never the program's fault."""
+    """The environment failed (engine gone, disk full): never the program's fault."""
 
 
 class Verdict(StrEnum):

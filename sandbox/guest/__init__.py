@@ -1,1 +1,1 @@
-"""The frozen code inside a sandbox: the worker, the trainer and the oracle. Imports nothing of ours."""
+"""The frozen code inside a sandbox: worker, trainer, oracle. Imports nothing else of ours."""

@@ -1,0 +1,34 @@
+"""The oracle: runs a trained program's forward pass on token batches that the scorer sends.
+
+It never sees labels or validation text on disk; what it answers is untrusted and checked outside.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from safetensors.torch import load_model
+from torch import nn
+
+from nightlab.sandbox.guest.wire import Array
+
+
+class Oracle:
+    """A trained program, ready to answer."""
+
+    def __init__(self, program: ModuleType, weights: Path, device: str) -> None:
+        recipe = program.Recipe()
+        self.model: nn.Module = program.Model(recipe).to(device)
+        load_model(self.model, str(weights), device=device)
+        self.model.eval()
+        self.context = int(recipe.context)
+        self.device = device
+
+    def logits(self, arrays: Sequence[Array]) -> list[Array]:
+        """Tokens (B, T) to logits (B, T, V) in float32."""
+        (tokens_BT,) = arrays
+        tokens = torch.from_numpy(tokens_BT.astype(np.int64)).to(self.device)
+        with torch.no_grad():
+            return [self.model(tokens).float().cpu().numpy()]

@@ -1,0 +1,183 @@
+"""The first process inside a sandbox: warm before its job is known, then serves one program.
+
+It imports torch, says ``ready``, and answers messages on its channel until the channel closes.
+Nothing it answers is trusted. As ``--listen PATH`` it forks one worker per connection, which the
+``process`` tier uses: a fork costs milliseconds where an import costs seconds.
+"""
+
+import os
+import select
+import signal
+import socket
+import socketserver
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from nightlab.sandbox.guest import oracle, train
+from nightlab.sandbox.guest.program import load
+from nightlab.sandbox.guest.wire import Array, Message, encode, receive
+
+MAX_JOB_BYTES = 2 << 30
+Answer = tuple[Mapping[str, object], Sequence[Array]]
+
+
+class Channel:
+    """Whole messages over one connected socket or a pair of pipes."""
+
+    def __init__(self, incoming: Any, outgoing: Any) -> None:
+        self.incoming, self.outgoing = incoming, outgoing
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self.incoming.read(size)
+        if len(data) < size:
+            raise EOFError
+        return data
+
+    def receive(self) -> Message:
+        return receive(self.read, max_array_bytes=MAX_JOB_BYTES)
+
+    def send(self, header: Mapping[str, object], arrays: Sequence[Array] = ()) -> None:
+        for chunk in encode(Message(header, arrays)):
+            self.outgoing.write(chunk)
+        self.outgoing.flush()
+
+
+class Worker:
+    """Answers one request after another about one program."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.program: ModuleType | None = None
+        self.oracle: oracle.Oracle | None = None
+
+    def serve(self) -> None:
+        """Answer until the host closes the channel."""
+        self.channel.send({"ready": True, "pid": os.getpid()})
+        while True:
+            try:
+                request = self.channel.receive()
+            except EOFError:
+                return
+            try:
+                header, arrays = self._answer(request)
+            except BaseException as error:
+                trace = traceback.format_exc()
+                print(trace, file=sys.stderr)
+                kind = type(error).__name__
+                header, arrays = {"error": f"{kind}: {error}"[:2000], "trace": trace[-4000:]}, ()
+            self.channel.send(header, arrays)
+
+    def _answer(self, request: Message) -> Answer:
+        job = request.header
+        match job.get("do"):
+            case "smoke":
+                train.smoke(self._program(job), _train_job(job))
+                return {"ok": True}, ()
+            case "train":
+                train.train(self._program(job), _train_job(job), self._report)
+                return {"ok": True}, ()
+            case "open":
+                self.oracle = _open(self._program(job), request.arrays, str(job["device"]))
+                return {"ok": True, "context": self.oracle.context}, ()
+            case "logits" if self.oracle is not None:
+                return {"ok": True}, self.oracle.logits(request.arrays)
+            case other:
+                raise ValueError(f"unknown request {other!r}")
+
+    def _program(self, job: Mapping[str, Any]) -> ModuleType:
+        if self.program is None:
+            self.program = load(job["files"])
+        return self.program
+
+    def _report(self, point: Mapping[str, Any]) -> None:
+        self.channel.send({"point": point})
+
+
+def _train_job(job: Mapping[str, Any]) -> train.TrainJob:
+    return train.TrainJob(
+        seed=job["seed"],
+        budget_seconds=job["budget_seconds"],
+        data=Path(job["data"]),
+        out=Path(job["out"]),
+        max_context=job["max_context"],
+        device=job["device"],
+    )
+
+
+def _open(program: ModuleType, arrays: Sequence[Array], device: str) -> oracle.Oracle:
+    with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        file.write(arrays[0].tobytes())
+        file.flush()
+        return oracle.Oracle(program, Path(file.name), device)
+
+
+def serve_pipes() -> None:
+    """Serve on standard input and output; whatever the program prints goes to standard error."""
+    incoming = os.fdopen(os.dup(0), "rb")
+    outgoing = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    _prepare()
+    _warm()
+    Worker(Channel(incoming, outgoing)).serve()
+
+
+def _warm() -> None:
+    """Take one optimizer step: torch imports about a second's worth of modules at the first."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _prepare() -> None:
+    torch.set_num_threads(int(os.environ.get("NIGHTLAB_THREADS", "1")))
+    torch.manual_seed(0)
+
+
+class _Forks(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
+    request_queue_size = 64
+
+    def service_actions(self) -> None:
+        super().service_actions()
+        if select.select([sys.stdin], [], [], 0)[0]:  # the host closed its end, or died
+            os._exit(0)
+
+
+class _Connection(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        connection: socket.socket = self.request
+        channel = Channel(connection.makefile("rb"), connection.makefile("wb"))
+        log = os.open(channel.read(int.from_bytes(channel.read(2), "big")), os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        _prepare()
+        try:
+            Worker(channel).serve()
+        finally:
+            os._exit(0)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """``worker`` serves its pipes; ``worker --listen PATH`` forks one worker per connection."""
+    if arguments[:1] == ["--listen"]:
+        _warm()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps dead workers
+        with _Forks(arguments[1], _Connection) as server:
+            print("listening", flush=True)
+            server.serve_forever(poll_interval=1.0)
+    else:
+        serve_pipes()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
