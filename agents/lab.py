@@ -1,0 +1,191 @@
+"""One campaign's working state: the ledger, the bench, the plan, and who may train right now."""
+
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from nightlab.agents import trial as trials
+from nightlab.agents.board import Board
+from nightlab.agents.plan import Plan, seeds
+from nightlab.agents.trial import Bench
+from nightlab.errors import SandboxError
+from nightlab.memory.ledger import Ledger
+from nightlab.memory.records import Arm, Artifact, Campaign, Lease, Trial, TrialStatus
+from nightlab.sandbox.protocol import Cell
+from nightlab.vocabulary import Ending, Objective, Program, Purpose, Run, Rung, Split
+
+TRIES = 3
+"""How often a trial is tried before an environment fault stops the campaign."""
+KEPT = (Purpose.CONFIRM, Purpose.AUDIT, Purpose.NOISE)
+"""Trials whose weights are stored: the hold-out is scored on them later."""
+
+
+@dataclass
+class Lab:
+    """Everything a node of the graph may use."""
+
+    ledger: Ledger
+    lease: Lease
+    campaign: Campaign
+    bench: Bench
+    plan: Plan
+    board: Board = field(default_factory=Board)
+    unsafe: bool = False
+    cells: dict[str, Cell] = field(default_factory=dict)
+    """Cells that passed vetting and wait for their experiment's first trial."""
+    _slots: threading.Semaphore = field(init=False)
+    _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _challenger: str | None = None
+    _challenge: threading.Condition = field(default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        self._slots = threading.Semaphore(self.plan.workers)
+
+    @property
+    def objective(self) -> Objective:
+        """What the campaign optimises."""
+        return self.campaign.objective
+
+    @property
+    def baseline(self) -> str:
+        """Experiment id of the baseline."""
+        return f"{self.campaign.id}-0"
+
+    def incumbent(self) -> str:
+        """Experiment id of the best confirmed program so far."""
+        return self.ledger.campaign(self.campaign.id).incumbent or self.baseline
+
+    def program_of(self, experiment: str) -> Program:
+        """The program an experiment tries."""
+        stored = self.ledger.experiment(experiment).program
+        if stored is None:
+            raise KeyError(f"experiment {experiment} has no program yet")
+        return self.ledger.program(stored).program
+
+    def log(self, kind: str, message: str, experiment: str | None = None) -> None:
+        """One line for the person."""
+        self.ledger.log(self.campaign.id, kind, message, experiment=experiment)
+
+    def seeds(self, purpose: Purpose, count: int, *, confirmation: int = 0) -> Sequence[int]:
+        """The evaluator's seeds for this campaign."""
+        return seeds(self.campaign.seed, purpose, count, confirmation=confirmation)
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """One of the campaign's workers' places, for anything that trains."""
+        with self._slots:
+            yield
+
+    def challenge(self, experiment: str) -> None:
+        """Wait until this experiment alone may challenge the incumbent; harmless to repeat."""
+        with self._challenge:
+            self._challenge.wait_for(lambda: self._challenger in (None, experiment))
+            self._challenger = experiment
+
+    def end_challenge(self, experiment: str) -> None:
+        """Let the next challenger go; harmless to repeat."""
+        with self._challenge:
+            if self._challenger == experiment:
+                self._challenger = None
+                self._challenge.notify_all()
+
+    def next_confirmation(self, experiment: str) -> int:
+        """The number of this experiment's confirmation, counted over the campaign from 1."""
+        trials = self.ledger.trials(campaign=self.campaign.id)
+        earlier = {t.experiment for t in trials if t.purpose is Purpose.CONFIRM} - {experiment}
+        return len(earlier) + 1
+
+    def seconds_left(self) -> float:
+        """Of the campaign's wall-clock budget; infinite without one."""
+        seconds = self.objective.budget.seconds
+        if seconds is None:
+            return math.inf
+        return seconds - self.ledger.spent(self.campaign.id).wall_seconds
+
+    def trials_left(self) -> float:
+        """Of the campaign's budget of trials; infinite without one."""
+        trials = self.objective.budget.trials
+        if trials is None:
+            return math.inf
+        return trials - self.ledger.spent(self.campaign.id).trials
+
+    def may_confirm(self) -> bool:
+        """Whether a confirmation and the closing comparison still fit the budget."""
+        reserve = self.plan.noise_trials
+        enough = self.trials_left() >= 6 + reserve
+        return (
+            enough and self.seconds_left() > self.plan.confirm_seconds + self.plan.closing_seconds
+        )
+
+    def trial(
+        self,
+        experiment: str,
+        rung: Rung,
+        seed: int,
+        purpose: Purpose,
+        *,
+        arm: Arm = Arm.CANDIDATE,
+        of: str | None = None,
+    ) -> Trial:
+        """Train and score once, or return the finished trial of that key.
+
+        ``of``: the experiment whose program is trained, when it is not the asking one's.
+        Raises SandboxError when the environment failed repeatedly.
+        """
+        program = self.program_of(of or experiment)
+        key = f"{experiment}/{rung.name}/{seed}/{purpose}/{arm}"
+        with self._guard:
+            lock = self._locks[key]
+        with lock, self.slot():
+            for _ in range(TRIES):
+                started = time.monotonic()
+                row = self.ledger.begin_trial(
+                    self.lease,
+                    experiment,
+                    program.id,
+                    rung=rung.name,
+                    seed=seed,
+                    purpose=purpose,
+                    arm=arm,
+                )
+                if row.status is TrialStatus.FINISHED:
+                    return row
+                done = self._train(row, program, rung, started)
+                if done.status is TrialStatus.FINISHED:
+                    return done
+                self.log(
+                    "fault", f"{row.id} lost: {done.run.reason if done.run else ''}", experiment
+                )
+        raise SandboxError(f"trial {row.id} was lost {TRIES} times; see `nightlab doctor`")
+
+    def _train(self, row: Trial, program: Program, rung: Rung, started: float) -> Trial:
+        def hear(point: Mapping[str, object]) -> None:
+            progress = point.get("progress")
+            if isinstance(progress, float):
+                self.board.progress(row.experiment, progress)
+
+        try:
+            cell = self.cells.pop(row.experiment, None) if row.arm is Arm.CANDIDATE else None
+            cell = cell or self.bench.open()
+            run = self.bench.train(cell, program, rung, row.seed, hear)
+            measurement = self.bench.measure(program, run, Split.SEARCH, row.seed)
+        except SandboxError as fault:
+            run = Run(ending=Ending.LOST, tier=self.bench.sandbox.tier, reason=str(fault)[:500])
+            measurement = None
+        artifacts = self._store(run, row.purpose)
+        total = time.monotonic() - started
+        trials.discard(run)
+        return self.ledger.finish_trial(
+            row, run, measurement, total_seconds=total, artifacts=artifacts
+        )
+
+    def _store(self, run: Run, purpose: Purpose) -> dict[str, Artifact]:
+        if run.outputs is None:
+            return {}
+        names = ["curve.jsonl", *(["weights.safetensors"] if purpose in KEPT else [])]
+        return {name: self.ledger.artifacts.put_file(run.outputs / name) for name in names}

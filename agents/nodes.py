@@ -1,0 +1,231 @@
+"""What each node of an experiment's graph does; :mod:`nightlab.agents.graph` wires them.
+
+A node may run twice after a crash: whatever it writes is keyed in the ledger, so the second time
+changes nothing. It returns only what it changed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from nightlab.agents import catalogue, judge, propose, reflect, vet
+from nightlab.agents.decide import Decider
+from nightlab.agents.judge import Confirmation
+from nightlab.agents.lab import Lab
+from nightlab.agents.round import Round
+from nightlab.evals.statistics import Judgement, Screening
+from nightlab.memory.records import Arm, Estimate, Trial
+from nightlab.vocabulary import Verdict
+
+
+@dataclass
+class Nodes:
+    """The context every node receives."""
+
+    lab: Lab
+    decider: Decider
+    authors: Sequence[str] = field(default=("catalogue",))
+
+    def decide(self, state: Round) -> Round:
+        """The policy picks a parent, an author, a part and how bold to be."""
+        experiment = state["experiment"]
+        self.lab.board.show(experiment, "deciding")
+        decision = self.decider.decide(experiment)
+        edits = " ".join(f"{part}={variant}" for part, variant in decision.edits)
+        self.lab.board.show(experiment, "proposing", f"{decision.parent} + {edits}")
+        return {"verdict": "", "screens": 0, "confirmation": 0, "pairs": 0}
+
+    def propose(self, state: Round) -> Round:
+        """The author turns the decision into a program."""
+        experiment = state["experiment"]
+        decision = self.decider.decide(experiment)
+        parent = self.lab.program_of(decision.parent)
+        proposal = propose.from_catalogue(parent, decision)
+        if isinstance(proposal, propose.Refusal):
+            return {"verdict": Verdict.INVALID, "reason": proposal.reason}
+        stored = self.lab.ledger.put_program(
+            proposal.program,
+            tree_hash=catalogue.tree_hash(proposal.program),
+            parent=parent.id,
+            origin=decision.author,
+        )
+        self.lab.ledger.set_proposal(
+            experiment,
+            program=stored.id,
+            parent=decision.parent,
+            author=decision.author,
+            operator=proposal.operator,
+            part=proposal.part,
+            hypothesis=proposal.hypothesis,
+            edits=proposal.edits,
+            lines_added=proposal.lines_added,
+            lines_removed=proposal.lines_removed,
+        )
+        return {}
+
+    def vet(self, state: Round) -> Round:
+        """Cheap refusals: text first, then a smoke test inside the sandbox it will train in."""
+        experiment = state["experiment"]
+        self.lab.board.show(experiment, "vetting")
+        if reason := self._refuse_text(experiment):
+            return {"verdict": Verdict.INVALID, "reason": reason}
+        cell = self.lab.bench.open()
+        if reason := self.lab.bench.smoke(cell, self.lab.program_of(experiment)):
+            cell.close()
+            return {"verdict": Verdict.INVALID, "reason": f"smoke test: {reason}"}
+        self.lab.cells[experiment] = cell
+        return {}
+
+    def _refuse_text(self, experiment: str) -> str | None:
+        row = self.lab.ledger.experiment(experiment)
+        program = self.lab.program_of(experiment)
+        parent = self.lab.program_of(row.parent or self.lab.baseline)
+        tier = self.lab.bench.sandbox.tier
+        if reason := vet.refuse_tier(tier, row.author, unsafe=self.lab.unsafe):
+            return reason
+        if reason := vet.refuse(parent, program):
+            return reason
+        first = self.lab.ledger.seen(self.lab.campaign.id, catalogue.tree_hash(program))
+        return f"the same program as {first}" if first not in (None, experiment) else None
+
+    def screen(self, state: Round) -> Round:
+        """One more screening trial on the low rung."""
+        experiment, index = state["experiment"], state["screens"]
+        self.lab.board.show(experiment, f"screening on {self.lab.plan.screen.name}")
+        trial = judge.screening_trial(self.lab, experiment, index)
+        if failed := judge.failure(trial):
+            verdict = Verdict.REJECTED if failed.rejected else Verdict.FAILED
+            return {"verdict": verdict, "reason": failed.reason}
+        return {"screens": index + 1}
+
+    def judge(self, state: Round) -> Round:
+        """The statistics decide what comes next."""
+        if state["confirmation"]:
+            return self._judge_confirmation(state)
+        experiment, count = state["experiment"], state["screens"]
+        against = self.lab.incumbent()
+        outcome = judge.screening(self.lab, experiment, against, count)
+        if outcome is Screening.REPEAT:
+            return {}
+        trials = self.lab.ledger.trials(experiment=experiment)
+        if outcome is Screening.PROMOTE and (broken := judge.broken_constraints(self.lab, trials)):
+            return {"verdict": Verdict.DISCARDED, "reason": f"breaks {'; '.join(broken)}"}
+        if outcome is Screening.DISCARD:
+            return {"verdict": Verdict.DISCARDED, "reason": f"no better than {against}"}
+        return self._challenge(state)
+
+    def _challenge(self, state: Round) -> Round:
+        """Wait for the turn to challenge, then screen again against whoever is incumbent by now."""
+        experiment = state["experiment"]
+        self.lab.board.show(experiment, "waiting to challenge the incumbent")
+        self.lab.challenge(experiment)
+        against = self.lab.incumbent()
+        again = judge.screening(self.lab, experiment, against, state["screens"])
+        if again is Screening.DISCARD:
+            reason = f"better than the incumbent of its time, no better than {against}"
+            return {"verdict": Verdict.SCREENED, "reason": reason}
+        if not self.lab.may_confirm():
+            reason = f"better than {against} on one rung; no budget left to confirm it"
+            return {"verdict": Verdict.SCREENED, "reason": reason}
+        return {"against": against, "confirmation": self.lab.next_confirmation(experiment)}
+
+    def confirm(self, state: Round) -> Round:
+        """One more fresh pair on the confirmation rung, incumbent re-run beside it."""
+        experiment, pair = state["experiment"], state["pairs"] + 1
+        self.lab.challenge(experiment)
+        rung = self.lab.plan.confirm.name
+        doing = f"confirming on {rung}, pair {pair}, against {state['against']}"
+        self.lab.board.show(experiment, doing)
+        judge.run_pair(self.lab, _confirmation(state), state["pairs"])
+        return {"pairs": pair}
+
+    def _judge_confirmation(self, state: Round) -> Round:
+        confirmation = _confirmation(state)
+        for trial in self._candidate_trials(confirmation):
+            if failed := judge.failure(trial):
+                verdict = Verdict.REJECTED if failed.rejected else Verdict.FAILED
+                return {"verdict": verdict, "reason": f"while confirming: {failed.reason}"}
+        match judge.paired_test(self.lab, confirmation).judgement:
+            case Judgement.CONTINUE:
+                return {}
+            case Judgement.DROP:
+                reason = f"not better than {state['against']} on fresh seeds"
+                return {"verdict": Verdict.DISCARDED, "reason": reason}
+            case Judgement.KEEP:
+                return self._look_at_holdout(confirmation)
+
+    def _look_at_holdout(self, confirmation: Confirmation) -> Round:
+        trials = self._candidate_trials(confirmation)
+        if broken := judge.broken_constraints(self.lab, trials):
+            return {"verdict": Verdict.DISCARDED, "reason": f"breaks {'; '.join(broken)}"}
+        self.lab.board.show(confirmation.experiment, "looking at the hold-out")
+        seen = judge.confirmed_holdout(self.lab, confirmation)
+        if seen is None:
+            reason = "its hold-out score could not be measured"
+            return {"verdict": Verdict.FAILED, "reason": reason}
+        if seen.mean <= 0:
+            reason = f"the hold-out disagrees: gain {seen.mean:.4g}"
+            return {"verdict": Verdict.DISCARDED, "reason": reason}
+        reason = f"better than {confirmation.against} on fresh seeds and on the hold-out"
+        return {"verdict": Verdict.CONFIRMED, "reason": reason}
+
+    def _candidate_trials(self, confirmation: Confirmation) -> list[Trial]:
+        trials = judge.confirmation_trials(self.lab, confirmation)
+        return [t for t in trials if t.arm is Arm.CANDIDATE]
+
+    def diagnose(self, state: Round) -> Round:
+        """Whatever is measured beside the objective."""
+        self.lab.board.show(state["experiment"], "recording")
+        return {}
+
+    def record(self, state: Round) -> Round:
+        """The verdict and its numbers, in one transaction; then the next challenger may go."""
+        experiment, verdict = state["experiment"], Verdict(state["verdict"])
+        if cell := self.lab.cells.pop(experiment, None):
+            cell.close()
+        numbers = None
+        if state.get("confirmation"):
+            numbers = self._numbers(_confirmation(state), verdict)
+        confirmed = verdict is Verdict.CONFIRMED
+        self.lab.ledger.conclude_experiment(
+            self.lab.lease, experiment, verdict, state["reason"], numbers, incumbent=confirmed
+        )
+        self.lab.end_challenge(experiment)
+        self.decider.settle(experiment)
+        return {}
+
+    def _numbers(self, confirmation: Confirmation, verdict: Verdict) -> Estimate:
+        numbers = judge.estimate(self.lab, confirmation)
+        if verdict is not Verdict.CONFIRMED:
+            return numbers
+        seen = judge.confirmed_holdout(self.lab, confirmation)
+        if seen is None:
+            return numbers
+        return replace(
+            numbers,
+            holdout=seen.challenger,
+            holdout_gain=seen.mean,
+            holdout_low=seen.low,
+            holdout_high=seen.high,
+        )
+
+    def reflect(self, state: Round) -> Round:
+        """A lesson, if there is one."""
+        row = self.lab.ledger.experiment(state["experiment"])
+        siblings = [
+            e
+            for e in self.lab.ledger.experiments(self.lab.campaign.id)
+            if e.operator == row.operator and e.number < row.number
+        ]
+        if text := reflect.lesson(row, siblings, self.lab.objective.metric):
+            evidence = [row.id, *(s.id for s in siblings)]
+            known = {lesson.text for lesson in self.lab.ledger.lessons(self.lab.campaign.id)}
+            if text not in known:
+                self.lab.ledger.add_lesson(self.lab.campaign.id, text, evidence)
+        self.lab.board.clear(row.id)
+        return {}
+
+
+def _confirmation(state: Round) -> Confirmation:
+    return Confirmation(
+        experiment=state["experiment"], against=state["against"], number=state["confirmation"]
+    )

@@ -1,0 +1,106 @@
+"""How a campaign spends its budget: which rungs, how many seeds, what is kept back for the end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nightlab.errors import UsageError
+from nightlab.evals.task import Task
+from nightlab.vocabulary import Budget, Purpose, Rung
+
+SCORING_SECONDS = 1.5
+"""What a trial costs beside its training, roughly; replaced by what is measured as it runs."""
+CONFIRM_SHARE = 0.2
+"""One confirmation of three pairs may take this much of the budget."""
+UNLIMITED_SECONDS = 24 * 3600.0
+_PURPOSE_CODES = {Purpose.NOISE: 1, Purpose.SCREEN: 1, Purpose.CONFIRM: 2, Purpose.AUDIT: 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The shape of a campaign, fixed at its start and stored with it."""
+
+    screen: Rung
+    confirm: Rung
+    noise_trials: int
+    """Baseline trials per rung before anything is judged."""
+    workers: int
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The rungs in use, cheapest first, each once."""
+        return (self.screen,) if self.screen == self.confirm else (self.screen, self.confirm)
+
+    @property
+    def noise_seconds(self) -> float:
+        """Wall seconds until the noise floor is known."""
+        per_rung = (rung.cpu_seconds + SCORING_SECONDS for rung in self.rungs)
+        return self.noise_trials * sum(per_rung) / self.workers
+
+    @property
+    def confirm_seconds(self) -> float:
+        """Wall seconds of a confirmation of three pairs, hold-out included."""
+        return 6 * (self.confirm.cpu_seconds + 2 * SCORING_SECONDS) / self.workers
+
+    @property
+    def closing_seconds(self) -> float:
+        """Wall seconds kept back to run the winner beside the baseline at the end."""
+        return self.noise_trials * (self.confirm.cpu_seconds + 2 * SCORING_SECONDS) / self.workers
+
+
+def make(task: Task, budget: Budget, workers: int) -> Plan:
+    """Screen on the cheapest rung; confirm on the largest of which a confirmation fits.
+
+    Raises:
+        UsageError: the budget is too small for a noise floor and one confirmation.
+    """
+    screen = task.rungs[0]
+    seconds = budget.seconds
+    if seconds is None:
+        seconds = UNLIMITED_SECONDS if budget.trials is None else _seconds_of(task, budget.trials)
+    fitting = [
+        r
+        for r in task.rungs
+        if _plan(screen, r, workers).confirm_seconds <= CONFIRM_SHARE * seconds
+    ]
+    plan = _plan(screen, fitting[-1] if fitting else screen, workers)
+    needed = plan.noise_seconds + plan.confirm_seconds + plan.closing_seconds
+    if budget.seconds is not None and needed > budget.seconds:
+        raise UsageError(
+            f"{budget.seconds:.0f} s are too few for task {task.name} with {workers} worker(s): a "
+            f"noise floor, one confirmation and the closing comparison take about {needed:.0f} s"
+        )
+    if budget.trials is not None and budget.trials < (least := least_trials(plan)):
+        raise UsageError(
+            f"{budget.trials} trials are too few: a noise floor, one confirmation and the closing "
+            f"comparison take {least}"
+        )
+    return plan
+
+
+def least_trials(plan: Plan) -> int:
+    """Trials of the smallest campaign that can confirm something."""
+    return plan.noise_trials * len(plan.rungs) + 2 + 6 + plan.noise_trials
+
+
+def _plan(screen: Rung, confirm: Rung, workers: int) -> Plan:
+    return Plan(
+        screen=screen, confirm=confirm, noise_trials=5 if screen == confirm else 4, workers=workers
+    )
+
+
+def _seconds_of(task: Task, trials: int) -> float:
+    return trials * (task.rungs[0].cpu_seconds + SCORING_SECONDS)
+
+
+def seeds(
+    campaign_seed: int, purpose: Purpose, count: int, *, confirmation: int = 0
+) -> Sequence[int]:
+    """Seeds of the evaluator's choice: the same for both arms of a pair, fresh per confirmation.
+
+    Screening uses the first seeds of the noise floor, so that the baseline is measured on them.
+    """
+    entropy = [campaign_seed, _PURPOSE_CODES[purpose], confirmation]
+    drawn = np.random.default_rng(entropy).choice(900_000, count + 64, replace=False)[:count]
+    return [100_000 + int(seed) for seed in drawn]

@@ -1,0 +1,1 @@
+"""The policy: what to try next, and how that choice is learned from stored experiments."""

@@ -1,0 +1,197 @@
+"""The order in which an action is drawn; what a head's distribution is, is the scorer's business.
+
+parent -> author -> boldness -> (part -> variant) x boldness -> rung
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nightlab.agents.policy import features as read
+from nightlab.agents.policy.decisions import Choice, Head
+from nightlab.agents.policy.dials import OPTIMIZERS, suggest
+from nightlab.agents.policy.draw import EPSILON, best_probabilities, draw
+from nightlab.agents.policy.evidence import Posterior
+from nightlab.agents.policy.situation import Edits, Situation
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+ARGMAX_SHARE = 0.9
+"""Share of the parent's prior on the best PUCT score; the rest is uniform over the candidates."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A head's distribution before the floor, and the critic's values where there are any."""
+
+    probabilities: Floats
+    value: Floats | None = None
+
+
+class Scorer(Protocol):
+    """Turns one head's options into a distribution."""
+
+    def score(
+        self, head: Head, features: Floats, context: Floats, prior: Floats, mask: Mask
+    ) -> Scored: ...
+
+
+class PriorScorer:
+    """The bandit: draws from the prior."""
+
+    def score(
+        self, head: Head, features: Floats, context: Floats, prior: Floats, mask: Mask
+    ) -> Scored:
+        del head, features, context, mask
+        return Scored(prior)
+
+
+@dataclass
+class Draw:
+    """One action in the making."""
+
+    situation: Situation
+    scorer: Scorer
+    rng: np.random.Generator
+    epsilon: float = EPSILON
+
+    def __post_init__(self) -> None:
+        self.choices: list[Choice] = []
+        self.edits: list[tuple[str, str]] = []
+        self.context = read.context_features(self.situation)
+        self.vector: Floats = np.array(list(self.context.values()))
+
+    def run(self) -> "Draw":
+        """Draw every head. The results are in ``choices`` and ``edits``."""
+        row = self._parent()
+        author = self._author(row)
+        if author in OPTIMIZERS:
+            self.edits = suggest(author, self.situation, row, self.rng)
+        else:
+            self._boldly(row, author)
+        self._simple(Head.RUNG, self.situation.archive.menu.rungs, self.situation.evidence.rungs)
+        return self
+
+    def _parent(self) -> int:
+        situation = self.situation
+        names = [situation.archive.attempts[row].id for row in situation.rows]
+        mask = situation.allowed(Head.PARENT, names, situation.parent_mask)
+        table = read.parent_features(situation)
+        prior = parent_prior(situation.puct, mask)
+        return self._draw(Head.PARENT, names, mask, table, prior)
+
+    def _author(self, row: int) -> str:
+        situation = self.situation
+        options = list(situation.archive.menu.authors)
+        mask = np.array([self._can(author, row) for author in options], dtype=np.bool_)
+        if not mask.any():
+            mask = np.array([a not in situation.context.closed_authors for a in options])
+        index = self._simple(Head.AUTHOR, options, situation.evidence.authors, mask)
+        return options[index]
+
+    def _can(self, author: str, row: int) -> bool:
+        situation = self.situation
+        if author in situation.context.closed_authors:
+            return False
+        if author == "catalogue":
+            return bool(situation.edits.open[row].any())
+        if author in OPTIMIZERS:
+            return any(part.ordered for part in situation.archive.menu.parts)
+        return True
+
+    def _boldly(self, row: int, author: str) -> None:
+        situation = self.situation
+        menu = situation.archive.menu
+        level = menu.boldness[
+            self._simple(Head.BOLDNESS, menu.boldness, situation.evidence.boldness)
+        ]
+        if author != "catalogue":
+            part = self._part(situation.edits, row, np.ones(len(menu.parts), dtype=np.bool_))
+            self._draw(Head.VARIANT, ["free"], np.ones(1, np.bool_), np.zeros((1, 20)), np.ones(1))
+            self.edits.append((menu.parts[part].name, "free"))
+            return
+        edits, codes = situation.edits, situation.codes[row].copy()
+        changed: set[int] = set()
+        for turn in range(int(level) if level.isdigit() else 1):
+            if turn:
+                edits, row = situation.at(codes[None, :], [""]), 0
+            mask = _open_parts(situation, edits, row)
+            mask[list(changed)] = False
+            if not mask.any():
+                break
+            part = self._part(edits, row, mask)
+            variant = self._variant(edits, row, part, int(codes[part]))
+            changed.add(part)
+            codes[part] = variant
+
+    def _part(self, edits: Edits, row: int, mask: Mask) -> int:
+        situation = self.situation
+        names = [part.name for part in situation.archive.menu.parts]
+        mask = situation.allowed(Head.PART, names, mask)
+        belief = situation.evidence.about(situation.evidence.parts, names)
+        prior = best_probabilities(belief.mean, belief.deviation, mask)
+        table = read.part_features(situation, edits, row, belief, prior)
+        return self._draw(Head.PART, names, mask, table, prior)
+
+    def _variant(self, edits: Edits, row: int, part: int, now: int) -> int:
+        situation = self.situation
+        options = situation.archive.menu.parts[part].variants
+        name = situation.archive.menu.parts[part].name
+        mask = edits.open[row][situation.pair_part == part]
+        mask = situation.allowed(Head.VARIANT, list(options), mask)
+        keys = [(name, option) for option in options]
+        belief = situation.evidence.about(situation.evidence.variants, keys)
+        prior = best_probabilities(belief.mean, belief.deviation, mask)
+        table = read.variant_features(situation, edits, row, part, now, belief, prior)
+        index = self._draw(Head.VARIANT, list(options), mask, table, prior)
+        self.edits.append((name, options[index]))
+        return index
+
+    def _simple(
+        self,
+        head: Head,
+        options: Sequence[str],
+        keys: Sequence[object],
+        mask: Mask | None = None,
+    ) -> int:
+        everything = np.ones(len(options), dtype=np.bool_) if mask is None else mask
+        mask = self.situation.allowed(head, list(options), everything)
+        belief: Posterior = self.situation.evidence.about(keys, options)
+        prior = best_probabilities(belief.mean, belief.deviation, mask)
+        table = read.other_features(self.situation, belief, prior)
+        return self._draw(head, options, mask, table, prior)
+
+    def _draw(
+        self, head: Head, options: Sequence[str], mask: Mask, table: Floats, prior: Floats
+    ) -> int:
+        scored = self.scorer.score(head, table, self.vector, prior, mask)
+        choice = draw(
+            head,
+            options,
+            mask,
+            scored.probabilities,
+            self.rng,
+            features=table,
+            prior=prior,
+            value=scored.value,
+            epsilon=self.epsilon,
+        )
+        self.choices.append(choice)
+        return choice.index
+
+
+def parent_prior(scores: Floats, mask: Mask) -> Floats:
+    """PUCT's argmax wrapped in a uniform share, shape (candidates,); ties share."""
+    inside = np.where(mask, scores, -np.inf)
+    top = inside == inside.max()
+    prior: Floats = ARGMAX_SHARE * top / top.sum() + (1.0 - ARGMAX_SHARE) * mask / mask.sum()
+    return prior
+
+
+def _open_parts(situation: Situation, edits: Edits, row: int) -> Mask:
+    parts = len(situation.archive.menu.parts)
+    return np.bincount(situation.pair_part, edits.open[row], minlength=parts) > 0

@@ -1,0 +1,70 @@
+"""Policies on disk: weights as safetensors, the rest as JSON."""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+from nightlab.agents.policy.actor_critic import NAME, ActorCritic
+from nightlab.agents.policy.bandit import PuctThompson
+from nightlab.agents.policy.network import Weights, fresh
+from nightlab.agents.policy.training import Moments
+from nightlab.errors import MissingError
+
+WARM = "warm.safetensors"
+
+
+def write(path: Path, weights: Weights, about: dict[str, str] | None = None) -> None:
+    """Write arrays with optional notes in the header."""
+    from safetensors.numpy import save_file
+
+    save_file(weights, path, metadata=about)
+
+
+def read(path: Path) -> tuple[Weights, dict[str, str]]:
+    """Arrays and notes. Raises MissingError where there is no such file."""
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise MissingError(f"There are no policy weights at {path}.")
+    with safe_open(path, framework="numpy") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return weights, dict(file.metadata() or {})
+
+
+def load(folder: Path) -> PuctThompson | ActorCritic:
+    """The policy that ``save`` wrote, ready to go on exactly where it was."""
+    path = folder / "policy.json"
+    if not path.is_file():
+        raise MissingError(f"There is no stored policy in {folder}.")
+    state = json.loads(path.read_text())
+    if state["policy"] != NAME:
+        return PuctThompson()
+    weights = folder / "weights.safetensors"
+    policy = ActorCritic(read(weights)[0] if weights.is_file() else None, version=state["version"])
+    policy.candidate = read(folder / "candidate.safetensors")[0]
+    moments = read(folder / "moments.safetensors")[0]
+    policy.moments = Moments(
+        {name: moments[f"{name}.m"] for name in policy.candidate},
+        {name: moments[f"{name}.v"] for name in policy.candidate},
+        state["steps"],
+    )
+    policy.updates, policy.adoptions = state["updates"], state["adoptions"]
+    return policy
+
+
+def warm() -> ActorCritic:
+    """The policy that ships with the package, pre-trained on simulated and recorded campaigns."""
+    weights, about = read(Path(str(resources.files("nightlab.agents.policy"))) / WARM)
+    return ActorCritic(weights, version=about["version"])
+
+
+def cold(seed: int = 0) -> ActorCritic:
+    """A policy that starts as the bandit and learns from its own campaigns only."""
+    del seed
+    return ActorCritic(None)
+
+
+def compatible(weights: Weights) -> bool:
+    """Whether arrays have the names and shapes of this version's network."""
+    wanted = fresh(0)
+    return {n: w.shape for n, w in weights.items()} == {n: w.shape for n, w in wanted.items()}

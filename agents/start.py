@@ -1,0 +1,113 @@
+"""Putting a campaign together: from a goal, or from a stored campaign that goes on."""
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from nightlab.agents import plan as plans
+from nightlab.agents.campaign import LEASE_SECONDS, Supervisor, owner
+from nightlab.agents.lab import Lab
+from nightlab.agents.plan import Plan
+from nightlab.agents.policy.bandit import PuctThompson
+from nightlab.agents.trial import Bench
+from nightlab.errors import UsageError
+from nightlab.evals import corpus
+from nightlab.evals.task import Task, load
+from nightlab.memory.ledger import Ledger
+from nightlab.memory.records import JSON, Campaign, Lease
+from nightlab.sandbox.protocol import Sandbox
+from nightlab.vocabulary import Objective, Rung
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a person asks for."""
+
+    goal: str
+    objective: Objective
+    task: str = "byte_lm"
+    workers: int = 2
+    proposer: str = "catalogue"
+    seed: int | None = None
+    """None draws one; it is stored with the campaign either way."""
+    unsafe: bool = False
+
+
+def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervisor:
+    """A new campaign, its lease taken. Raises UsageError or MissingError before anything runs."""
+    task = load(order.task)
+    plan = plans.make(task, order.objective.budget, order.workers)
+    splits = corpus.prepare(task, home)
+    settings: dict[str, JSON] = {
+        "corpus": splits.digest,
+        "corpus_origin": splits.origin,
+        "baseline": task.baseline.id,
+        "screen": plan.screen.name,
+        "confirm": plan.confirm.name,
+        "noise_trials": plan.noise_trials,
+        "unsafe": order.unsafe,
+    }
+    campaign = ledger.create_campaign(
+        order.goal,
+        order.objective,
+        task=order.task,
+        tier=sandbox.tier,
+        proposer=order.proposer,
+        seed=secrets.randbelow(1 << 31) if order.seed is None else order.seed,
+        workers=order.workers,
+        settings=settings,
+    )
+    lease = ledger.acquire_lease(campaign.id, owner(), seconds=LEASE_SECONDS)
+    bench = Bench(task=task, splits=splits, sandbox=sandbox)
+    return _supervise(ledger, lease, campaign, bench, plan, home)
+
+
+def resume(campaign_id: str, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervisor:
+    """A stored campaign, taken up where it was left.
+
+    Raises:
+        UsageError: it is not there, its corpus has changed, or another supervisor holds it.
+    """
+    campaign = ledger.campaign(campaign_id)
+    task = load(campaign.task)
+    splits = corpus.prepare(task, home)
+    if splits.digest != campaign.settings.get("corpus"):
+        raise UsageError(
+            f"campaign {campaign_id} was measured on corpus {campaign.settings.get('corpus')}, but "
+            f"what is installed now makes {splits.digest}: start a new campaign"
+        )
+    if campaign.tier != sandbox.tier:
+        raise UsageError(
+            f"campaign {campaign_id} runs in the {campaign.tier} tier: resume it with "
+            f"--sandbox {campaign.tier}"
+        )
+    plan = _stored_plan(task, campaign)
+    lease = ledger.acquire_lease(campaign.id, owner(), seconds=LEASE_SECONDS)
+    bench = Bench(task=task, splits=splits, sandbox=sandbox)
+    return _supervise(ledger, lease, campaign, bench, plan, home)
+
+
+def _stored_plan(task: Task, campaign: Campaign) -> Plan:
+    def rung(key: str) -> Rung:
+        return task.rung(str(campaign.settings[key]))
+
+    return Plan(
+        screen=rung("screen"),
+        confirm=rung("confirm"),
+        noise_trials=int(str(campaign.settings["noise_trials"])),
+        workers=campaign.workers,
+    )
+
+
+def _supervise(
+    ledger: Ledger, lease: Lease, campaign: Campaign, bench: Bench, plan: Plan, home: Path
+) -> Supervisor:
+    lab = Lab(
+        ledger=ledger,
+        lease=lease,
+        campaign=campaign,
+        bench=bench,
+        plan=plan,
+        unsafe=bool(campaign.settings.get("unsafe")),
+    )
+    return Supervisor(lab, PuctThompson(), home / "checkpoints.db")

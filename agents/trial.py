@@ -1,0 +1,170 @@
+"""One trial: train a program in a sandbox, then let trusted code score it through two oracles."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nightlab.evals import scorer
+from nightlab.evals.task import Splits, Task
+from nightlab.sandbox.guest.wire import Array, Message
+from nightlab.sandbox.protocol import Cell, Hear, Room, Sandbox, ignore
+from nightlab.vocabulary import (
+    Ending,
+    Integrity,
+    Limits,
+    Measurement,
+    Program,
+    Run,
+    Rung,
+    Split,
+)
+
+START_ALLOWANCE = 3.0
+"""CPU seconds beside the training loop: building the model, its first step, saving."""
+OVERSHOOT = 1.10
+"""A trial that uses more than this multiple of its rung's budget is ended."""
+SCORING_LIMITS = Limits(cpu_seconds=120, wall_seconds=300)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where trials of one campaign are run."""
+
+    task: Task
+    splits: Splits
+    sandbox: Sandbox
+    device: str = "cpu"
+
+    @property
+    def training_room(self) -> Room:
+        """What a training cell is given: the train split and nothing else."""
+        return Room(data=self.splits.train, memory_bytes=self.task.memory_bytes)
+
+    @property
+    def oracle_room(self) -> Room:
+        """What an oracle's cell is given: no data at all."""
+        return Room(memory_bytes=self.task.memory_bytes)
+
+    def open(self) -> Cell:
+        """A warm training cell. Raises SandboxError."""
+        return self.sandbox.open(self.training_room)
+
+    def smoke(self, cell: Cell, program: Program) -> str | None:
+        """Build, one step and a causality check on tiny shapes; why it failed, or None."""
+        job = self._job(cell, program, seed=0, budget=0.0)
+        answer = cell.ask(Message({**job, "do": "smoke"}), Limits(cpu_seconds=20, wall_seconds=90))
+        if answer is None:
+            run = cell.close()
+            return f"{run.ending}: {run.reason}"
+        error = answer.header.get("error")
+        return None if error is None else str(error)
+
+    def train(
+        self, cell: Cell, program: Program, rung: Rung, seed: int, hear: Hear = ignore
+    ) -> Run:
+        """Train once and collect the weights; the cell is closed afterwards."""
+        budget = rung.cpu_seconds
+        job = self._job(cell, program, seed=seed, budget=budget)
+        limits = Limits(
+            cpu_seconds=OVERSHOOT * budget + START_ALLOWANCE,
+            wall_seconds=5 * budget + 120,
+            memory_bytes=self.task.memory_bytes,
+        )
+        cell.ask(Message({**job, "do": "train"}), limits, hear)
+        return cell.close({"weights.safetensors": self.task.weights_bytes, "curve.jsonl": 1 << 20})
+
+    def measure(self, program: Program, run: Run, split: Split, seed: int) -> Measurement | None:
+        """Score a finished run on a split; None if it did not finish."""
+        if run.ending is not Ending.FINISHED or run.outputs is None:
+            return None
+        weights = run.outputs / "weights.safetensors"
+        measured = self.score(program, weights, split, seed)
+        extra = {
+            "params": float(scorer.parameters(weights)),
+            "peak_memory_mb": run.peak_memory_bytes / 2**20,
+        }
+        metrics = {**measured.metrics, **extra} if measured.metrics else {}
+        return Measurement(
+            metrics=metrics,
+            integrity=measured.integrity,
+            reasons=measured.reasons,
+            scoring_seconds=measured.scoring_seconds,
+        )
+
+    def score(self, program: Program, weights: Path, split: Split, seed: int) -> Measurement:
+        """The task's metric of trained weights on a split."""
+        text = np.fromfile(self._text(split), dtype=np.uint8)
+        content = np.fromfile(weights, dtype=np.uint8)
+        started = time.monotonic()
+        cells = [self.sandbox.open(self.oracle_room) for _ in range(2)]
+        waited = time.monotonic() - started
+        try:
+            return _with_seconds(self._score(cells, program, content, text, seed), started + waited)
+        finally:
+            for cell in cells:
+                cell.close()
+
+    def _score(
+        self, cells: list[Cell], program: Program, weights: Array, text: scorer.Bytes, seed: int
+    ) -> Measurement:
+        contexts = []
+        for cell in cells:
+            request = Message(
+                {"do": "open", "files": dict(program.files), "device": self.device}, [weights]
+            )
+            answer = cell.ask(request, SCORING_LIMITS)
+            if answer is None or "error" in answer.header:
+                run = cell.close()
+                return Measurement(metrics={}, reasons=(f"the oracle did not open: {run.reason}",))
+            contexts.append(answer.header.get("context"))
+        context = contexts[0]
+        if contexts[0] != contexts[1] or type(context) is not int:
+            reason = f"declared contexts {contexts}"
+            return Measurement(metrics={}, integrity=Integrity.TAMPERED, reasons=(reason,))
+        oracles = scorer.Oracles(
+            context=context, reader=_forward(cells[0]), checker=_forward(cells[1])
+        )
+        rng = np.random.default_rng([seed, len(text)])
+        return scorer.score(text, oracles, self.task.max_context, rng)
+
+    def _text(self, split: Split) -> Path:
+        return self.splits.holdout if split is Split.HOLDOUT else self.splits.search
+
+    def _job(self, cell: Cell, program: Program, *, seed: int, budget: float) -> dict[str, object]:
+        return {
+            "files": dict(program.files),
+            "seed": seed,
+            "budget_seconds": budget,
+            "data": f"{cell.data}/train.bin",
+            "out": cell.out,
+            "max_context": self.task.max_context,
+            "device": self.device,
+        }
+
+
+def discard(run: Run) -> None:
+    """Delete a run's collected files once they are stored or of no use."""
+    if run.outputs is not None:
+        shutil.rmtree(run.outputs, ignore_errors=True)
+
+
+def _forward(cell: Cell) -> scorer.Forward:
+    def forward(tokens_BT: scorer.Bytes) -> Array | None:
+        answer = cell.ask(Message({"do": "logits"}, [tokens_BT]), SCORING_LIMITS)
+        if answer is None or len(answer.arrays) != 1:
+            return None
+        return answer.arrays[0]
+
+    return forward
+
+
+def _with_seconds(measured: Measurement, started: float) -> Measurement:
+    return Measurement(
+        metrics=measured.metrics,
+        integrity=measured.integrity,
+        reasons=measured.reasons,
+        scoring_seconds=time.monotonic() - started,
+    )
