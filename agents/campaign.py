@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+import psutil
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.errors import GraphDrained
@@ -30,7 +31,8 @@ from nightlab.agents.lab import Lab
 from nightlab.agents.nodes import Nodes
 from nightlab.agents.policy.interface import Policy
 from nightlab.errors import NightlabError
-from nightlab.memory.records import CampaignStatus
+from nightlab.memory.ledger import Ledger
+from nightlab.memory.records import CampaignStatus, Lease
 from nightlab.vocabulary import Purpose, Verdict
 
 LEASE_SECONDS = 60.0
@@ -43,6 +45,20 @@ PATIENCE = 20
 def owner() -> str:
     """Who holds a campaign, in words a person can act on."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def take(ledger: Ledger, campaign: str) -> Lease:
+    """Become the campaign's supervisor; at once where the one before died on this host.
+
+    Raises:
+        UsageError: another supervisor holds it.
+    """
+    holder = ledger.holder(campaign)
+    if holder is not None:
+        host, _, process = holder.owner.rpartition(":")
+        if host == socket.gethostname() and not psutil.pid_exists(int(process)):
+            ledger.release_lease(holder)
+    return ledger.acquire_lease(campaign, owner(), seconds=LEASE_SECONDS)
 
 
 @dataclass
@@ -150,23 +166,12 @@ class Supervisor:
         places = 2 * lab.plan.workers
         if lab.trials_left() <= lab.plan.noise_trials + places:
             return "its trials are spent"
-        if self._target_met():
+        if closing.target_met(lab):
             return "its target is met"
         recent = lab.ledger.experiments(lab.campaign.id)[-PATIENCE:]
         if len(recent) == PATIENCE and all(e.verdict is Verdict.INVALID for e in recent):
             return f"the last {PATIENCE} experiments were all invalid"
         return ""
-
-    def _target_met(self) -> bool:
-        objective, lab = self.lab.objective, self.lab
-        if objective.target_percent is None and objective.target_value is None:
-            return False
-        standing = closing.standing(lab)
-        if standing is None:
-            return False
-        if objective.target_value is not None:
-            return judge.better(objective, standing.value, objective.target_value)
-        return standing.gain_percent >= (objective.target_percent or 0.0)
 
     def stop(self, by: str) -> None:
         """Begin no new experiment, and let the running ones end at their next step."""
@@ -248,7 +253,9 @@ def baseline(lab: Lab) -> None:
         for seed in lab.seeds(Purpose.NOISE, lab.plan.noise_trials)
     ]
     with ThreadPoolExecutor(lab.plan.workers, thread_name_prefix="noise") as pool:
-        for done in [pool.submit(lab.trial, first, r, s, Purpose.NOISE) for r, s in jobs]:
+        running = [pool.submit(lab.trial, first, r, s, Purpose.NOISE) for r, s in jobs]
+        catalogue.current(program)  # reads the whole catalogue once, while the baseline trains
+        for done in running:
             trial = done.result()
             if failed := judge.failure(trial):
                 raise NightlabError(

@@ -14,6 +14,7 @@ SCORING_SECONDS = 1.5
 CONFIRM_SHARE = 0.2
 """One confirmation of three pairs may take this much of the budget."""
 UNLIMITED_SECONDS = 24 * 3600.0
+MOST_SEEDS = 256
 _PURPOSE_CODES = {Purpose.NOISE: 1, Purpose.SCREEN: 1, Purpose.CONFIRM: 2, Purpose.AUDIT: 1}
 
 
@@ -99,8 +100,9 @@ def seeds(
 ) -> Sequence[int]:
     """Seeds of the evaluator's choice: the same for both arms of a pair, fresh per confirmation.
 
-    Screening uses the first seeds of the noise floor, so that the baseline is measured on them.
+    Asking for more only adds to the end. Screening uses the first seeds of the noise floor, so
+    that the baseline is measured on them.
     """
     entropy = [campaign_seed, _PURPOSE_CODES[purpose], confirmation]
-    drawn = np.random.default_rng(entropy).choice(900_000, count + 64, replace=False)[:count]
-    return [100_000 + int(seed) for seed in drawn]
+    drawn = np.random.default_rng(entropy).choice(900_000, MOST_SEEDS, replace=False)
+    return [100_000 + int(seed) for seed in drawn[:count]]

@@ -1,22 +1,23 @@
 """Putting a campaign together: from a goal, or from a stored campaign that goes on."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nightlab.agents import plan as plans
-from nightlab.agents.campaign import LEASE_SECONDS, Supervisor, owner
+from nightlab.agents.campaign import Supervisor, take
 from nightlab.agents.lab import Lab
 from nightlab.agents.plan import Plan
 from nightlab.agents.policy.bandit import PuctThompson
 from nightlab.agents.trial import Bench
 from nightlab.errors import UsageError
 from nightlab.evals import corpus
-from nightlab.evals.task import Task, load
+from nightlab.evals.task import Splits, Task, load
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import JSON, Campaign, Lease
 from nightlab.sandbox.protocol import Sandbox
-from nightlab.vocabulary import Objective, Rung
+from nightlab.sandbox.warm import WarmSandbox
+from nightlab.vocabulary import Objective, Rung, Tier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +58,9 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
         workers=order.workers,
         settings=settings,
     )
-    lease = ledger.acquire_lease(campaign.id, owner(), seconds=LEASE_SECONDS)
-    bench = Bench(task=task, splits=splits, sandbox=sandbox)
-    return _supervise(ledger, lease, campaign, bench, plan, home)
+    lease = take(ledger, campaign.id)
+    place = bench(task, splits, sandbox, campaign.workers)
+    return _supervise(ledger, lease, campaign, place, plan, home)
 
 
 def resume(campaign_id: str, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervisor:
@@ -82,9 +83,9 @@ def resume(campaign_id: str, ledger: Ledger, sandbox: Sandbox, home: Path) -> Su
             f"--sandbox {campaign.tier}"
         )
     plan = _stored_plan(task, campaign)
-    lease = ledger.acquire_lease(campaign.id, owner(), seconds=LEASE_SECONDS)
-    bench = Bench(task=task, splits=splits, sandbox=sandbox)
-    return _supervise(ledger, lease, campaign, bench, plan, home)
+    lease = take(ledger, campaign.id)
+    place = bench(task, splits, sandbox, campaign.workers)
+    return _supervise(ledger, lease, campaign, place, plan, home)
 
 
 def _stored_plan(task: Task, campaign: Campaign) -> Plan:
@@ -97,6 +98,18 @@ def _stored_plan(task: Task, campaign: Campaign) -> Plan:
         noise_trials=int(str(campaign.settings["noise_trials"])),
         workers=campaign.workers,
     )
+
+
+def bench(
+    task: Task, splits: Splits, sandbox: Sandbox, workers: int, *, warm: bool = True
+) -> Bench:
+    """Where trials run. An isolating tier opens the next cells before they are needed; the
+    process tier forks from a warm server and has no need to."""
+    made = Bench(task=task, splits=splits, sandbox=sandbox)
+    if not warm or sandbox.tier is Tier.PROCESS:
+        return made
+    rooms = [made.training_room] * workers + [made.oracle_room] * 2
+    return replace(made, sandbox=WarmSandbox(sandbox, rooms))
 
 
 def _supervise(

@@ -1,0 +1,322 @@
+"""The small science of spectra (E1-E8): what holds at small scale on a CPU, with intervals.
+
+    python -m nightlab.evals.science_nerve results.json [--scale 1.0]
+
+Forty-odd runs of a 4-layer byte model, about ten CPU minutes at scale 1; ``scale`` shortens every
+run. Experiment by experiment: re-injection, GELU against ReLU, norm-free models, AdamW against
+Muon, width, whether a spectrum predicts the loss, penalties, and how a spectrum is forged.
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nightlab.evals.nerve import trends
+from nightlab.evals.nerve.readings import Reading
+from nightlab.evals.nerve.study import ByteModel, Corpus, Setting, Trace, evaluate, measure, train
+from nightlab.kernels.spectra import Recorder
+
+Result = dict[str, Any]
+SEEDS = (0, 1, 2)
+RATES = {"adamw": (1e-3, 3e-3, 6e-3), "muon": (0.01, 0.03, 0.06)}
+
+
+class Laboratory:
+    """Runs settings once each and remembers their traces."""
+
+    def __init__(self, scale: float, say: Callable[[str], None]) -> None:
+        self.corpus = Corpus.of_standard_library()
+        self.steps = max(50, round(300 * scale / 25) * 25)
+        self.traces: dict[Setting, Trace] = {}
+        self._say = say
+
+    def run(self, **dials: Any) -> Trace:
+        """The trace of one setting, trained at most once."""
+        setting = Setting(steps=self.steps, **dials)
+        if setting not in self.traces:
+            trace = train(setting, self.corpus)
+            self.traces[setting] = trace
+            self._say(f"{len(self.traces):3d} {trace.loss:.4f} {trace.seconds:5.1f}s {dials}")
+        return self.traces[setting]
+
+    def seeds(self, **dials: Any) -> list[Trace]:
+        """The same dials at every seed."""
+        return [self.run(seed=seed, **dials) for seed in SEEDS]
+
+
+def layers(trace: Trace, place: str, metric: str, step: int | None = None) -> list[float]:
+    """A metric by layer at a step (default: the last); PR as corrected PR over D."""
+    step = max(trace.losses) if step is None else step
+    found = [r for r in trace.readings if r.place == place and r.step == step]
+    return [value(r, metric) for r in sorted(found, key=lambda r: r.layer)]
+
+
+def value(reading: Reading, metric: str) -> float:
+    """One number of a reading; ``pr_share`` is corrected PR over D, ``se_share`` SE over ln D."""
+    if metric == "pr_share":
+        return (reading.pr_corrected or np.nan) / reading.d
+    if metric == "se_share":
+        return (reading.entropy or np.nan) / float(np.log(reading.d))
+    if metric == "log_gain":
+        return float(np.log(reading.pr_gain_corrected or np.nan))
+    number = getattr(reading, metric)
+    return float("nan") if number is None else float(number)
+
+
+def across(traces: Sequence[Trace], place: str, metric: str) -> Result:
+    """Mean over layers and seeds with a 95 % interval over seeds, and the mean of each layer."""
+    by_seed = [layers(trace, place, metric) for trace in traces]
+    interval = trends.mean_interval([float(np.mean(each)) for each in by_seed])
+    return {"mean": interval, "layers": np.mean(by_seed, axis=0).tolist()}
+
+
+def losses(traces: Sequence[Trace]) -> trends.Interval:
+    """Final validation loss, nats per byte, with a 95 % interval over seeds."""
+    return trends.mean_interval([trace.loss for trace in traces])
+
+
+def gap(ours: Sequence[Trace], theirs: Sequence[Trace]) -> trends.Interval:
+    """Paired difference of final losses, ours less theirs."""
+    pairs = zip(ours, theirs, strict=True)
+    return trends.mean_interval([a.loss - b.loss for a, b in pairs])
+
+
+def summary(traces: Sequence[Trace]) -> Result:
+    """The five metrics of a set of seeds, and their loss."""
+    return {
+        "loss": losses(traces),
+        "pr_pre": across(traces, "pre", "pr_share"),
+        "pr_post": across(traces, "post", "pr_share"),
+        "log_gain": across(traces, "post", "log_gain"),
+        "eee_post": across(traces, "post", "eee"),
+        "js": across(traces, "post", "js"),
+    }
+
+
+def reinjection(lab: Laboratory) -> Result:
+    """E1: PR_post > PR_pre and EEE_post < EEE_pre in every layer of every seed?"""
+    cells, wider, flatter = 0, 0, 0
+    for trace in lab.seeds():
+        gains = layers(trace, "post", "log_gain")
+        drops = layers(trace, "post", "eee_diff")
+        cells += len(gains)
+        wider += sum(gain > 0 for gain in gains)
+        flatter += sum(drop < 0 for drop in drops)
+    return {"cells": cells, "wider": wider, "flatter": flatter, "gelu": summary(lab.seeds())}
+
+
+def activations(lab: Laboratory) -> Result:
+    """E2: GELU against ReLU, same seeds and data order."""
+    gelu, relu = lab.seeds(), lab.seeds(activation="relu")
+    return {"gelu": summary(gelu), "relu": summary(relu), "loss gelu - relu": gap(gelu, relu)}
+
+
+def norm_free(lab: Laboratory) -> Result:
+    """E3: without norms, does GELU show inertia in early layers and ReLU a large gain?"""
+    arms = {
+        "gelu": lab.seeds(norm=False),
+        "relu": lab.seeds(norm=False, activation="relu"),
+        "gelu with norm": lab.seeds(),
+    }
+    first = {
+        name: {
+            "eee_post": [layers(t, "post", "eee")[0] for t in traces],
+            "js": [layers(t, "post", "js")[0] for t in traces],
+            "gain": [float(np.exp(layers(t, "post", "log_gain")[0])) for t in traces],
+        }
+        for name, traces in arms.items()
+    }
+    return {
+        **{name: summary(traces) for name, traces in arms.items()},
+        "first layer": first,
+        "loss gelu - relu": gap(arms["gelu"], arms["relu"]),
+    }
+
+
+def optimizers(lab: Laboratory) -> Result:
+    """E4: AdamW against Muon, each at the best of three rates on a seed used for nothing else."""
+    tuned: dict[str, float] = {}
+    tried: Result = {}
+    for name, rates in RATES.items():
+        tried[name] = {rate: lab.run(optimizer=name, lr=rate, seed=100).loss for rate in rates}
+        tuned[name] = min(tried[name], key=tried[name].__getitem__)
+    arms = {name: lab.seeds(optimizer=name, lr=rate) for name, rate in tuned.items()}
+    return {
+        "rates": tried,
+        **{name: summary(traces) for name, traces in arms.items()},
+        "loss adamw - muon": gap(arms["adamw"], arms["muon"]),
+    }
+
+
+def widths(lab: Laboratory) -> Result:
+    """E5: hidden width from one to eight times the stream's: does PR/D fall?"""
+    return {f"{ratio}d": summary(lab.seeds(ratio=ratio)) for ratio in (1, 2, 4, 8)}
+
+
+def prediction(lab: Laboratory) -> Result:
+    """E6: within runs, raw against detrended; across runs at one early step, against final loss."""
+    _varied(lab)
+    traces = list(lab.traces.values())
+    early = sorted(traces[0].losses)[len(traces[0].losses) // 3 - 1]
+    metrics = [("pre", "pr_share"), ("post", "pr_share"), ("pre", "se_share"), ("post", "se_share"),
+               ("post", "eee"), ("post", "js"), ("post", "log_gain"), ("out", "pr_share"),
+               ("residual", "pr_share")]  # fmt: skip
+    final = [trace.loss for trace in traces]
+    then = [trace.losses[early] for trace in traces]
+    rows = []
+    for place, metric in metrics:
+        at_early = [float(np.mean(layers(t, place, metric, early))) for t in traces]
+        inside = [_within(trace, place, metric) for trace in traces]
+        rows.append(
+            {
+                "metric": f"{metric} {place}",
+                "raw": float(np.nanmedian([w.raw for w in inside])),
+                "detrended": trends.mean_interval(
+                    [w.detrended for w in inside if np.isfinite(w.detrended)]
+                ),
+                "step alone": float(np.nanmedian([w.step_alone for w in inside])),
+                "across": trends.rank_correlation(at_early, final),
+                "across given loss": trends.rank_correlation(at_early, final, then),
+            }
+        )
+    baseline = trends.rank_correlation(then, final)
+    return {"runs": len(traces), "step": early, "early loss alone": baseline, "rows": rows,
+            "ablation": _ablation(traces, early, metrics)}  # fmt: skip
+
+
+def _within(trace: Trace, place: str, metric: str) -> trends.WithinRun:
+    steps = sorted(trace.losses)
+    curve = [float(np.mean(layers(trace, place, metric, step))) for step in steps]
+    return trends.within_run(steps, curve, [trace.losses[step] for step in steps])
+
+
+def _varied(lab: Laboratory) -> None:
+    """Twelve random configurations of everything at once."""
+    rng = random.Random(1)
+    for seed in range(200, 212):
+        optimizer = rng.choice(["adamw", "muon"])
+        lab.run(
+            seed=seed,
+            activation=rng.choice(["gelu", "relu", "silu", "relu2"]),
+            norm=rng.random() < 0.7,
+            optimizer=optimizer,
+            lr=rng.choice(RATES[optimizer]),
+            weight_decay=rng.choice([0.0, 0.1, 0.3]),
+            depth=rng.choice([2, 3, 4]),
+            ratio=rng.choice([2, 4]),
+        )
+
+
+def _ablation(traces: Sequence[Trace], early: int, metrics: Sequence[tuple[str, str]]) -> Result:
+    """Error in predicting the final loss from the early curve, without and with early spectra."""
+    final = np.array([trace.loss for trace in traces])
+    curve = np.array([[t.losses[s] for s in sorted(t.losses) if s <= early] for t in traces])
+    spectra = np.array(
+        [[np.mean(layers(t, place, metric, early)) for place, metric in metrics] for t in traces]
+    )
+    sides = {"curve": curve, "spectra": spectra, "curve and spectra": np.hstack([curve, spectra])}
+    errors = {
+        name: [trends.prediction_error(x, final, seed=seed) for seed in range(10)]
+        for name, x in sides.items()
+    }
+    change = [b - a for a, b in zip(errors["curve"], errors["curve and spectra"], strict=True)]
+    return {"error": {name: trends.mean_interval(each) for name, each in errors.items()},
+            "change by adding spectra": trends.mean_interval(change),
+            "spread of final losses": float(final.std(ddof=1))}  # fmt: skip
+
+
+def penalties(lab: Laboratory) -> Result:
+    """E7: does a push on PR_pre or EEE_post, by a penalty in the loss, improve the loss?"""
+    plain = lab.seeds()
+    arms = {name: lab.seeds(penalty=name) for name in ("pr_pre", "eee_post")}
+    return {
+        "none": summary(plain),
+        **{name: summary(traces) for name, traces in arms.items()},
+        **{f"loss {name} - none": gap(traces, plain) for name, traces in arms.items()},
+    }
+
+
+def forgery(lab: Laboratory) -> Result:
+    """E8: hidden units that lead nowhere raise PR at equal loss; the output's PR stays."""
+    trace = lab.run()
+    held, probe = lab.corpus.held(96), lab.corpus.held(32, seed=8)
+    model = trace.model
+    forged = _with_dead_units(model, trace.setting, extra=trace.setting.width * 4)
+    rows = {}
+    for name, each in (("honest", model), ("forged", forged)):
+        recorder = Recorder(each, tokens=512, places=("post", "out"))
+        found = measure(each, recorder, probe, 0)
+        rows[name] = {
+            "loss": evaluate(each, held),
+            "pr_post": [r.pr_corrected for r in found if r.place == "post"],
+            "pr_post_share": [value(r, "pr_share") for r in found if r.place == "post"],
+            "pr_out": [r.pr_corrected for r in found if r.place == "out"],
+        }
+    return rows
+
+
+@torch.no_grad()
+def _with_dead_units(model: nn.Module, setting: Setting, extra: int) -> ByteModel:
+    """The same function with ``extra`` loud hidden units a layer whose W_down columns are zero."""
+    ratio = setting.ratio + extra // setting.width
+    forged = ByteModel(replace(setting, ratio=ratio))
+    state = dict(model.state_dict())
+    torch.manual_seed(0)
+    for name in list(state):
+        if ".up.weight" in name:
+            state[name] = torch.cat([state[name], torch.randn(extra, setting.width)])
+        elif ".up.bias" in name:
+            state[name] = torch.cat([state[name], torch.zeros(extra)])
+        elif ".down.weight" in name:
+            state[name] = torch.cat([state[name], torch.zeros(setting.width, extra)], dim=1)
+    forged.load_state_dict(state)
+    return forged
+
+
+EXPERIMENTS: dict[str, Callable[[Laboratory], Result]] = {
+    "E1": reinjection,
+    "E2": activations,
+    "E3": norm_free,
+    "E4": optimizers,
+    "E5": widths,
+    "E7": penalties,
+    "E8": forgery,
+    "E6": prediction,
+}
+"""E6 comes last because it also reads every other run."""
+
+
+def study(scale: float = 1.0, say: Callable[[str], None] = lambda _: None) -> Result:
+    """All experiments; a JSON-ready result with every run's loss."""
+    lab = Laboratory(scale, say)
+    began = time.process_time()
+    results = {name: experiment(lab) for name, experiment in EXPERIMENTS.items()}
+    runs = [asdict(t.setting) | {"loss": t.loss, "seconds": t.seconds} for t in lab.traces.values()]
+    return {"cpu_seconds": time.process_time() - began, "experiments": results, "runs": runs}
+
+
+def main() -> None:
+    """Run the study and write its result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--scale", type=float, default=1.0)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    result = study(asked.scale, lambda line: print(line, file=sys.stderr, flush=True))
+    asked.out.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Tasks: frozen environments that a campaign searches in.
+
+A task is a folder with a ``task.toml`` that a person can read and the baseline's editable files.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nightlab.errors import UsageError
+from nightlab.vocabulary import Direction, Program, Rung
+
+SHIPPED = Path(__file__).parent / "tasks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """A task's data on the host. Only ``train`` may be mounted in a sandbox."""
+
+    train: Path
+    """A folder that holds nothing but the train split, in ``train.bin``."""
+    search: Path
+    holdout: Path
+    digest: str
+    """Hash over all three splits."""
+    origin: str
+    """Where the data came from, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A frozen environment: the baseline program, rungs, metrics and limits."""
+
+    name: str
+    title: str
+    metric: str
+    direction: Direction
+    metrics: Mapping[str, Direction]
+    """Every metric the task can measure, and which way it is better."""
+    baseline: Program
+    rungs: tuple[Rung, ...]
+    """Cheapest first."""
+    max_context: int
+    memory_bytes: int
+    weights_bytes: int
+    """Largest weights file a trial may leave."""
+    data: Mapping[str, Any]
+    """The ``[data]`` table: whatever the task's corpus needs."""
+
+    def rung(self, name: str) -> Rung:
+        """The rung of that name.
+
+        Raises:
+            UsageError: the task has none.
+        """
+        for rung in self.rungs:
+            if rung.name == name:
+                return rung
+        known = ", ".join(rung.name for rung in self.rungs)
+        raise UsageError(f"task {self.name} has no rung {name!r}; it has {known}")
+
+
+def names() -> list[str]:
+    """The tasks that ship."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/task.toml"))
+
+
+def load(name_or_folder: str) -> Task:
+    """A shipped task by name, or any task by its folder.
+
+    Raises:
+        UsageError: there is no such task, or its ``task.toml`` cannot be used.
+    """
+    folder = Path(name_or_folder) if "/" in name_or_folder else SHIPPED / name_or_folder
+    file = folder / "task.toml"
+    if not file.is_file():
+        known = ", ".join(names())
+        raise UsageError(
+            f"unknown task {name_or_folder!r}; known: {known}, or a folder with a task.toml"
+        )
+    try:
+        return _read(folder, tomllib.loads(file.read_text()))
+    except (tomllib.TOMLDecodeError, KeyError, ValueError, TypeError, OSError) as error:
+        raise UsageError(
+            f"{file}: {type(error).__name__}: {error}; see the shipped task.toml files"
+        ) from None
+
+
+def _read(folder: Path, table: Mapping[str, Any]) -> Task:
+    files = {name: (folder / name).read_text() for name in table["editable"]}
+    rungs = tuple(Rung(r["name"], float(r["cpu_seconds"])) for r in table["rungs"])
+    if not rungs or any(rung.cpu_seconds <= 0 for rung in rungs):
+        raise ValueError("a task needs at least one rung, each with a positive budget")
+    metrics = {name: Direction(direction) for name, direction in table["metrics"].items()}
+    if metrics.get(table["metric"]) != Direction(table["direction"]):
+        raise ValueError(f"[metrics] must list {table['metric']!r} with the task's direction")
+    return Task(
+        name=table["name"],
+        title=table["title"],
+        metric=table["metric"],
+        direction=Direction(table["direction"]),
+        metrics=metrics,
+        baseline=Program(files),
+        rungs=tuple(sorted(rungs, key=lambda rung: rung.cpu_seconds)),
+        max_context=int(table["max_context"]),
+        memory_bytes=int(table["limits"]["memory_mb"]) << 20,
+        weights_bytes=int(table["limits"]["weights_mb"]) << 20,
+        data=table["data"],
+    )

@@ -1,0 +1,28 @@
+"""The command line: ``nightlab --help``. Each command imports the heavy libraries it needs."""
+
+import sys
+
+import typer
+
+from nightlab import reading, running
+from nightlab.errors import NightlabError
+
+app = typer.Typer(
+    name="nightlab",
+    help="An autonomous research lab for neural architectures.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for part in (running.app, reading.app):
+    app.registered_commands += part.registered_commands
+app.add_typer(running.tasks, name="task", help="The tasks a campaign can run on.")
+
+
+def main() -> None:
+    """Run one command; our own errors become a line on stderr and their exit code."""
+    try:
+        app()
+    except NightlabError as error:
+        print(f"nightlab: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

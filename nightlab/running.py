@@ -1,0 +1,218 @@
+"""The commands that run campaigns: run, overnight, resume, goal, stop, steer."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nightlab.errors import MissingError, UsageError
+from nightlab.reading import AsJson, CampaignId, print_json, print_screen, reading
+
+if TYPE_CHECKING:
+    from nightlab.agents.campaign import Supervisor
+    from nightlab.agents.goal import Reading
+    from nightlab.memory.ledger import Ledger
+    from nightlab.sandbox.protocol import Sandbox
+    from nightlab.settings import Settings
+
+app = typer.Typer()
+tasks = typer.Typer(no_args_is_help=True)
+
+DEFAULT_MINUTES = 10.0
+STATUS_FAILED = 1
+
+Goal = Annotated[str, typer.Argument(metavar="GOAL", help="What to improve, in a sentence.")]
+TaskName = Annotated[str, typer.Option("--task", help="A shipped task, or a task's folder.")]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Trials side by side.")]
+Tier = Annotated[str, typer.Option("--sandbox", help="auto, docker+runsc, docker, bwrap, process.")]
+Proposer = Annotated[str, typer.Option(help="auto, catalogue, or llm.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Decides every seed of the campaign.")]
+Unsafe = Annotated[
+    bool, typer.Option("--unsafe", help="Let model-written code run in the process tier.")
+]
+Headless = Annotated[bool, typer.Option("--headless", help="Plain progress lines, no live view.")]
+
+
+@app.command()
+def run(
+    goal: Goal,
+    task: TaskName = "byte_lm",
+    trials: Annotated[int | None, typer.Option(help="Stop after so many trials.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes.")] = None,
+    workers: Workers = 2,
+    proposer: Proposer = "auto",
+    sandbox: Tier = "auto",
+    seed: Seed = None,
+    unsafe: Unsafe = False,
+    headless: Headless = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a campaign to its end and write its report."""
+    from nightlab.agents.start import Order, begin
+
+    read = _read(goal, task, trials, minutes)
+    order = Order(
+        goal=goal,
+        objective=read.objective,
+        task=task,
+        workers=workers,
+        proposer=_proposer(proposer),
+        seed=seed,
+        unsafe=unsafe,
+    )
+    with _lab(sandbox) as (ledger, settings, cells):
+        _say(read)
+        supervisor = begin(order, ledger, cells, settings.folder)
+        _supervise(supervisor, settings, headless=headless, as_json=as_json)
+
+
+@app.command()
+def resume(campaign: CampaignId, headless: Headless = False, as_json: AsJson = False) -> None:
+    """Go on with a campaign that was stopped, or whose supervisor died."""
+    from nightlab.agents import start
+
+    with reading() as (ledger, _):
+        tier = ledger.campaign(campaign).tier
+    with _lab(tier) as (ledger, settings, cells):
+        supervisor = start.resume(campaign, ledger, cells, settings.folder)
+        _supervise(supervisor, settings, headless=headless, as_json=as_json)
+
+
+@app.command()
+def goal(
+    goal: Goal,
+    task: TaskName = "byte_lm",
+    workers: Workers = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a goal is understood and what it would cost; runs nothing."""
+    from nightlab.agents import plan
+    from nightlab.agents.goal import describe, document
+    from nightlab.evals.task import load
+
+    read = _read(goal, task, None, None)
+    made = plan.make(load(task), read.objective.budget, workers)
+    if as_json:
+        print_json({**document(read), "plan": plan.document(made)})
+    else:
+        print(describe(read))
+        print(plan.describe(made))
+
+
+@app.command()
+def stop(campaign: CampaignId) -> None:
+    """Ask a running campaign to drain, report and stop."""
+    with reading() as (ledger, _):
+        if ledger.holder(campaign) is None:
+            raise UsageError(f"campaign {campaign} is not running")
+        ledger.add_directive(campaign, "stop", kind="stop")
+        print(f"campaign {campaign} will stop after its running trials", file=sys.stderr)
+
+
+@app.command()
+def steer(
+    campaign: CampaignId, note: Annotated[str, typer.Argument(help="What to do differently.")]
+) -> None:
+    """Leave a directive for a campaign; the next decision takes it up."""
+    with reading() as (ledger, _):
+        if not note.strip():
+            raise UsageError("an empty directive steers nowhere")
+        directive = ledger.add_directive(campaign, note)
+        print(f"directive {directive.id} is queued for campaign {campaign}", file=sys.stderr)
+
+
+@tasks.command("list")
+def list_tasks(as_json: AsJson = False) -> None:
+    """List the tasks that ship."""
+    from nightlab.evals import task
+
+    found = [task.load(name) for name in task.names()]
+    if as_json:
+        rows = [{"name": t.name, "title": t.title, "metrics": dict(t.metrics)} for t in found]
+        print_json({"tasks": rows})
+        return
+    for t in found:
+        rungs = ", ".join(f"{rung.name} {rung.cpu_seconds:g} s" for rung in t.rungs)
+        print(f"{t.name:12} {t.title}; {t.metric} {t.direction} is better; rungs: {rungs}")
+
+
+def _read(sentence: str, task: str, trials: int | None, minutes: float | None) -> "Reading":
+    """The sentence as understood, with the budget the options or the default give it."""
+    from dataclasses import replace
+
+    from nightlab.agents.goal import read
+    from nightlab.evals.task import load
+
+    for name, value in (("--trials", trials), ("--minutes", minutes)):
+        if value is not None and value <= 0:
+            raise UsageError(f"{name} {value:g} leaves nothing to spend: give a positive number")
+    loaded = load(task)
+    found = read(sentence, loaded.metrics, loaded.metric, datetime.now().astimezone())
+    budget = found.objective.budget
+    if trials is not None:
+        budget = replace(budget, trials=trials)
+    if minutes is not None:
+        budget = replace(budget, seconds=60 * minutes)
+    if budget.trials is None and budget.seconds is None:
+        budget = replace(budget, seconds=60 * DEFAULT_MINUTES)
+    return replace(found, objective=replace(found.objective, budget=budget))
+
+
+def _proposer(asked: str) -> str:
+    if asked in ("auto", "catalogue"):
+        return "catalogue"
+    if asked == "llm":
+        raise MissingError("no language model is configured: set OPENAI_API_KEY and NIGHTLAB_MODEL")
+    raise UsageError(f"unknown proposer {asked!r}: choose auto, catalogue or llm")
+
+
+@contextmanager
+def _lab(tier: str) -> Iterator[tuple["Ledger", "Settings", "Sandbox"]]:
+    """The ledger and a ready sandbox; both are closed at the end."""
+    from nightlab.sandbox.choose import choose
+
+    with reading() as (ledger, settings):
+        choice = choose(tier)
+        for line in choice.why:
+            print(line, file=sys.stderr)
+        try:
+            yield ledger, settings, choice.sandbox
+        finally:
+            choice.sandbox.close()
+
+
+def _say(read: "Reading") -> None:
+    from nightlab.agents.goal import describe
+
+    print(describe(read), file=sys.stderr)
+
+
+def _supervise(
+    supervisor: "Supervisor", settings: "Settings", *, headless: bool, as_json: bool
+) -> None:
+    """Run to the end under a live view, then report on stdout."""
+    from nightlab import live
+    from nightlab.memory.records import CampaignStatus
+    from nightlab.memory.report import screens
+    from nightlab.memory.report.summary import document, summarise
+    from nightlab.memory.report.write import write_report
+    from nightlab.watching import snapshot
+
+    lab = supervisor.lab
+    try:
+        with live.watch(lambda: snapshot(lab), headless=headless):
+            status = supervisor.run()
+    finally:
+        lab.ledger.release_lease(lab.lease)
+    write_report(lab.ledger, lab.campaign.id, settings.reports)
+    summary = summarise(lab.ledger, lab.campaign.id, settings.reports)
+    if as_json:
+        print_json(document(summary))
+    else:
+        print_screen(screens.campaign(summary, lab.ledger.page(lab.campaign.id, limit=10)))
+        print(f"report  {summary.report}")
+    if status is CampaignStatus.FAILED:
+        raise typer.Exit(STATUS_FAILED)

@@ -1,0 +1,1 @@
+../../nightlab/cli.py
