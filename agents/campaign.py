@@ -166,6 +166,8 @@ class Supervisor:
         places = 2 * lab.plan.workers
         if lab.trials_left() <= lab.plan.noise_trials + places:
             return "its trials are spent"
+        if lab.money_left() <= 0:
+            return "its budget of USD, tokens or GPU time is spent"
         if closing.target_met(lab):
             return "its target is met"
         recent = lab.ledger.experiments(lab.campaign.id)[-PATIENCE:]

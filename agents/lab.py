@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from nightlab.agents import trial as trials
 from nightlab.agents.board import Board
@@ -101,11 +102,26 @@ class Lab:
         return len(earlier) + 1
 
     def seconds_left(self) -> float:
-        """Of the campaign's wall-clock budget; infinite without one."""
+        """To the campaign's time of day or the end of its time, whichever is nearer."""
+        left = math.inf
+        until = self.campaign.settings.get("until")
+        if isinstance(until, str):
+            left = (datetime.fromisoformat(until) - datetime.now(UTC)).total_seconds()
         seconds = self.objective.budget.seconds
-        if seconds is None:
-            return math.inf
-        return seconds - self.ledger.spent(self.campaign.id).wall_seconds
+        if seconds is not None:
+            left = min(left, seconds - self.ledger.spent(self.campaign.id).wall_seconds)
+        return left
+
+    def money_left(self) -> float:
+        """Of the budgets of USD, tokens and GPU time, the smallest share; infinite without any."""
+        budget, spent = self.objective.budget, self.ledger.spent(self.campaign.id)
+        gpu_seconds = 0.0 if self.bench.device == "cpu" else spent.cpu_seconds
+        bounds = [
+            (budget.usd, spent.usd),
+            (budget.tokens, float(spent.tokens)),
+            (budget.gpu_seconds, gpu_seconds),
+        ]
+        return min((1 - used / bound for bound, used in bounds if bound), default=math.inf)
 
     def trials_left(self) -> float:
         """Of the campaign's budget of trials; infinite without one."""

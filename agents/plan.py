@@ -34,6 +34,11 @@ class Plan:
         return (self.screen,) if self.screen == self.confirm else (self.screen, self.confirm)
 
     @property
+    def uses(self) -> tuple[tuple[str, Rung], ...]:
+        """What each rung is for."""
+        return (("screen", self.screen), ("confirm", self.confirm))
+
+    @property
     def noise_seconds(self) -> float:
         """Wall seconds until the noise floor is known."""
         per_rung = (rung.cpu_seconds + SCORING_SECONDS for rung in self.rungs)
@@ -78,6 +83,33 @@ def make(task: Task, budget: Budget, workers: int) -> Plan:
             f"comparison take {least}"
         )
     return plan
+
+
+def describe(plan: Plan) -> str:
+    """What a campaign of this shape does and costs, in lines of plain text."""
+    rungs = ", ".join(
+        f"{use} on {r.name} ({r.cpu_seconds:g} CPU s a trial)" for use, r in plan.uses
+    )
+    facts = [
+        f"{rungs}; {plan.workers} side by side",
+        f"{plan.noise_trials} baselines a rung for the noise floor, {plan.noise_seconds:.0f} s",
+        f"a confirmation takes 6 trials or more, {plan.confirm_seconds:.0f} s",
+        f"kept back for the closing comparison: {plan.closing_seconds:.0f} s",
+    ]
+    return "\n".join(f"{'' if i else 'plan':12}{fact}" for i, fact in enumerate(facts))
+
+
+def document(plan: Plan) -> dict[str, object]:
+    """The same as :func:`describe`, of JSON's own types."""
+    return {
+        "screen": vars(plan.screen),
+        "confirm": vars(plan.confirm),
+        "noise_trials": plan.noise_trials,
+        "workers": plan.workers,
+        "noise_seconds": plan.noise_seconds,
+        "confirm_seconds": plan.confirm_seconds,
+        "closing_seconds": plan.closing_seconds,
+    }
 
 
 def least_trials(plan: Plan) -> int:

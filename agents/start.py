@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from nightlab.agents import plan as plans
@@ -32,6 +33,8 @@ class Order:
     seed: int | None = None
     """None draws one; it is stored with the campaign either way."""
     unsafe: bool = False
+    until: datetime | None = None
+    """Time at which it ends whatever happened in between; breaks between resumes count."""
 
 
 def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervisor:
@@ -47,6 +50,7 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
         "confirm": plan.confirm.name,
         "noise_trials": plan.noise_trials,
         "unsafe": order.unsafe,
+        "until": order.until.astimezone(UTC).isoformat() if order.until else None,
     }
     campaign = ledger.create_campaign(
         order.goal,

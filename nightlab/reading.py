@@ -14,7 +14,7 @@ from nightlab.errors import LedgerError, UsageError, boundary
 from nightlab.vocabulary import Verdict
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from nightlab.memory.ledger import Ledger
     from nightlab.memory.records import JSON, Event
@@ -25,6 +25,8 @@ app = typer.Typer(no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 CampaignId = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="Such as c1.")]
 POLL_SECONDS = 0.5
+WIDE = 120
+"""Columns from which on a table shows everything."""
 
 
 @app.command("list")
@@ -42,7 +44,7 @@ def list_campaigns(
         if as_json:
             print_json({"campaigns": [document(summary) for summary in found]})
         elif found:
-            print_screen(screens.campaigns(found))
+            print_screen(screens.campaigns(found, wide=terminal().width >= WIDE))
         else:
             print('There is no campaign yet. Begin one: nightlab run "lower val_bpb in 10 minutes"')
 
@@ -88,7 +90,8 @@ def show(
                 shown = {"matching": found.matching, "experiments": jsonable(found.experiments)}
                 print_json({**document(summary), **shown})
             else:
-                print_screen(screens.campaign(summary, found, offset=(page - 1) * limit))
+                offset, wide = (page - 1) * limit, terminal().width >= WIDE
+                print_screen(screens.campaign(summary, found, offset=offset, wide=wide))
 
 
 @app.command()
@@ -189,14 +192,17 @@ def print_json(document: "JSON") -> None:
     print(json.dumps(plain(document), indent=2, allow_nan=False))
 
 
-def print_screen(screen: "RenderableType") -> None:
-    """A table or panel on stdout, as wide as the terminal (120 columns where there is none)."""
+def terminal() -> "Console":
+    """Stdout, as wide as the terminal; wide where there is none."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=120)
-    console.print(screen)
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def print_screen(screen: "RenderableType") -> None:
+    """A table or panel on stdout."""
+    terminal().print(screen)
 
 
 def _print_events(lines: "list[Event]") -> None:

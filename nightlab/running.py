@@ -69,6 +69,44 @@ def run(
         _supervise(supervisor, settings, headless=headless, as_json=as_json)
 
 
+def begun(
+    goal: str,
+    *,
+    task: str,
+    until: datetime,
+    workers: int,
+    proposer: str,
+    sandbox: str,
+    seed: int | None,
+    unsafe: bool,
+    usd: float | None,
+    gpu_seconds: float | None,
+) -> str:
+    """Store a new campaign that nobody supervises yet, and return its id."""
+    from dataclasses import replace
+
+    from nightlab.agents.start import Order, begin
+
+    seconds = (until - datetime.now().astimezone()).total_seconds()
+    read = _read(goal, task, None, seconds / 60)
+    budget = replace(read.objective.budget, usd=usd, gpu_seconds=gpu_seconds)
+    order = Order(
+        goal=goal,
+        objective=replace(read.objective, budget=budget),
+        task=task,
+        workers=workers,
+        proposer=_proposer(proposer),
+        seed=seed,
+        unsafe=unsafe,
+        until=until,
+    )
+    with _lab(sandbox) as (ledger, settings, cells):
+        _say(read)
+        supervisor = begin(order, ledger, cells, settings.folder)
+        ledger.release_lease(supervisor.lab.lease)
+        return supervisor.lab.campaign.id
+
+
 @app.command()
 def resume(campaign: CampaignId, headless: Headless = False, as_json: AsJson = False) -> None:
     """Go on with a campaign that was stopped, or whose supervisor died."""
@@ -92,11 +130,12 @@ def goal(
     from nightlab.agents import plan
     from nightlab.agents.goal import describe, document
     from nightlab.evals.task import load
+    from nightlab.memory.report.documents import jsonable
 
     read = _read(goal, task, None, None)
     made = plan.make(load(task), read.objective.budget, workers)
     if as_json:
-        print_json({**document(read), "plan": plan.document(made)})
+        print_json(jsonable({**document(read), "plan": plan.document(made)}))
     else:
         print(describe(read))
         print(plan.describe(made))
@@ -131,8 +170,10 @@ def list_tasks(as_json: AsJson = False) -> None:
 
     found = [task.load(name) for name in task.names()]
     if as_json:
+        from nightlab.memory.report.documents import jsonable
+
         rows = [{"name": t.name, "title": t.title, "metrics": dict(t.metrics)} for t in found]
-        print_json({"tasks": rows})
+        print_json(jsonable({"tasks": rows}))
         return
     for t in found:
         rungs = ", ".join(f"{rung.name} {rung.cpu_seconds:g} s" for rung in t.rungs)

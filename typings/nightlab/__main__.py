@@ -1,0 +1,1 @@
+../../nightlab/__main__.py
