@@ -160,8 +160,7 @@ class Supervisor:
             self.stop("a directive")
             return "stopped"
         # Whatever is under way screens at least once more: leave room for it and for the closing.
-        screening = (lab.plan.screen.cpu_seconds + 2.0) * 1.5
-        if lab.seconds_left() <= lab.plan.closing_seconds + screening:
+        if lab.seconds_left() <= lab.closing_seconds() + lab.trial_seconds(lab.plan.screen):
             return "its time is spent"
         places = 2 * lab.plan.workers
         if lab.trials_left() <= lab.plan.noise_trials + places:

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from statistics import median
 
 from nightlab.agents import trial as trials
 from nightlab.agents.board import Board
-from nightlab.agents.plan import Plan, seeds
+from nightlab.agents.plan import SCORING_SECONDS, Plan, seeds
 from nightlab.agents.trial import Bench
 from nightlab.errors import SandboxError
 from nightlab.memory.ledger import Ledger
@@ -130,13 +131,22 @@ class Lab:
             return math.inf
         return trials - self.ledger.spent(self.campaign.id).trials
 
+    def trial_seconds(self, rung: Rung) -> float:
+        """What a trial on a rung takes on this machine, by the clock: the median so far."""
+        taken = self.ledger.trial_seconds(self.campaign.id, rung.name)
+        return median(taken) if taken else rung.cpu_seconds + SCORING_SECONDS
+
+    def closing_seconds(self) -> float:
+        """Wall seconds to keep back for the closing comparison and its look at the hold-out."""
+        rounds = math.ceil(self.plan.noise_trials / self.plan.workers)
+        return rounds * (self.trial_seconds(self.plan.confirm) + 2 * SCORING_SECONDS)
+
     def may_confirm(self) -> bool:
         """Whether a confirmation and the closing comparison still fit the budget."""
-        reserve = self.plan.noise_trials
-        enough = self.trials_left() >= 6 + reserve
-        return (
-            enough and self.seconds_left() > self.plan.confirm_seconds + self.plan.closing_seconds
-        )
+        enough = self.trials_left() >= 6 + self.plan.noise_trials
+        rounds = math.ceil(6 / self.plan.workers)
+        needed = rounds * (self.trial_seconds(self.plan.confirm) + SCORING_SECONDS)
+        return enough and self.seconds_left() > needed + self.closing_seconds()
 
     def trial(
         self,

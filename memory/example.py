@@ -17,7 +17,6 @@ from nightlab.memory.records import (
     Estimate,
     Experiment,
     Lease,
-    Spectrum,
     Trial,
 )
 from nightlab.vocabulary import (
@@ -278,14 +277,3 @@ class Example:
 
 def _ending(crash: bool) -> Ending:
     return Ending.CRASHED if crash else Ending.FINISHED
-
-
-def spectra(trial: str) -> list[Spectrum]:
-    """A few spectra for a trial of the example."""
-    return [
-        Spectrum(
-            trial=trial, layer=f"block {layer}", step=step, values={"entropy": 0.5 + layer / 10}
-        )
-        for layer in range(3)
-        for step in (10, 20)
-    ]

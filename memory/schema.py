@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from nightlab.errors import LedgerError
+from nightlab.errors import LedgerError, boundary
 from nightlab.memory.database import WRITER_LOCK, Database
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -63,7 +63,8 @@ def _upgrade(database: Database, migrations: Path) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
-    with database.writing("upgrading the schema") as session:
+    doing = "upgrading the schema"
+    with boundary(LedgerError, doing), database.writing(doing) as session:
         config.attributes["connection"] = session.connection()
         command.upgrade(config, "head")
 

@@ -108,24 +108,46 @@ class Totals(Chapter):
                 for trial, experiment, ending, reason in session.execute(wanted)
             ]
 
+    def trial_seconds(self, campaign: str, rung: str) -> list[float]:
+        """Per finished trial on a rung, its wall time as the loop saw it."""
+        wanted = sa.select(col(TrialRow.total_seconds)).where(
+            col(TrialRow.campaign_id) == campaign,
+            col(TrialRow.rung) == rung,
+            col(TrialRow.status) == TrialStatus.FINISHED.value,
+        )
+        with self.database.reading("reading how long trials take") as session:
+            return [seconds for (seconds,) in session.execute(wanted) if seconds is not None]
+
     def dots(self, campaign: str) -> list[Dot]:
         """Every finished trial of the campaign in the order it ended: the best-so-far curve."""
+        trial = TrialRow
+        names = [col(trial.id), col(trial.experiment_id), col(trial.rung), col(trial.purpose)]
+        rest = [col(trial.arm), col(trial.finished), col(ExperimentRow.verdict)]
         with self.database.reading("reading the curve") as session:
             row = self._campaign(session, campaign)
             value = value_of(values.campaign(row).objective.metric)
             wanted = (
-                sa.select(TrialRow, col(ExperimentRow.verdict), value)
+                sa.select(*names, *rest, value)
                 .select_from(measured())
-                .join(ExperimentRow, col(ExperimentRow.id) == col(TrialRow.experiment_id))
+                .join(ExperimentRow, col(ExperimentRow.id) == col(trial.experiment_id))
                 .where(
-                    col(TrialRow.campaign_id) == campaign,
-                    col(TrialRow.status) == TrialStatus.FINISHED.value,
+                    col(trial.campaign_id) == campaign,
+                    col(trial.status) == TrialStatus.FINISHED.value,
                 )
-                .order_by(col(TrialRow.finished), col(TrialRow.id))
+                .order_by(col(trial.finished), col(trial.id))
             )
             return [
-                _dot(trial, verdict, number, ((trial.finished or row.created) - row.created))
-                for trial, verdict, number in session.execute(wanted)
+                Dot(
+                    trial=found[0],
+                    experiment=found[1],
+                    rung=found[2],
+                    purpose=Purpose(found[3]),
+                    arm=Arm(found[4]),
+                    minutes=(found[5] - row.created) / timedelta(minutes=1),
+                    verdict=Verdict(found[6]) if found[6] else None,
+                    value=found[7],
+                )
+                for found in session.execute(wanted)
             ]
 
     def spent(self, campaign: str) -> Spent:
@@ -193,16 +215,3 @@ class Totals(Chapter):
             end = at if alive else row.released or row.renewed
             held += (end - row.acquired).total_seconds()
         return held
-
-
-def _dot(trial: TrialRow, verdict: str | None, value: float | None, after: timedelta) -> Dot:
-    return Dot(
-        trial=trial.id,
-        experiment=trial.experiment_id,
-        rung=trial.rung,
-        purpose=Purpose(trial.purpose),
-        arm=Arm(trial.arm),
-        minutes=after / timedelta(minutes=1),
-        value=value,
-        verdict=Verdict(verdict) if verdict else None,
-    )

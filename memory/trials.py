@@ -7,6 +7,7 @@ failed try's: beginning it makes the next attempt, and only the newest attempt m
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
@@ -43,22 +44,17 @@ class Trials(Chapter):
         purpose: Purpose,
         arm: Arm = Arm.CANDIDATE,
     ) -> Trial:
-        """The trial under this key: look at its ``status`` before training.
-
-        ``finished``: it has its run and measurement, do not train. ``running``: yours to train;
-        its ``attempt`` is above 1 when an earlier try never ended.
-        """
+        """The trial under this key: where it is ``finished`` it has its run, else train it."""
         name = trial_id(experiment, rung, seed, purpose, arm)
         with self.database.writing("beginning a trial") as session:
             self._fence(session, lease)
             row = session.get(TrialRow, name)
-            if row is not None and row.status == TrialStatus.FINISHED:
-                return _whole(session, [row])[0]
             if row is None:
+                self._experiment(session, experiment)
                 row = TrialRow(
                     id=name,
                     campaign_id=lease.campaign,
-                    experiment_id=self._experiment(session, experiment).id,
+                    experiment_id=experiment,
                     program_id=program,
                     rung=rung,
                     seed=seed,
@@ -69,12 +65,11 @@ class Trials(Chapter):
                     token=lease.token,
                     started=self.clock(),
                 )
-                session.add(row)
+            if row.status == TrialStatus.FINISHED:
+                return _whole(session, [row])[0]
             if row.program_id != program:
                 raise LedgerError(f"trial {name} belongs to program {row.program_id}")
-            row.attempt += 1
-            row.status, row.token = TrialStatus.RUNNING.value, lease.token
-            row.started, row.finished, row.total_seconds = self.clock(), None, None
+            session.add(_begun(row, lease, self.clock()))
         return values.trial(row)
 
     def finish_trial(
@@ -194,6 +189,13 @@ class Trials(Chapter):
                 f"attempt {trial.attempt} of trial {trial.id} comes too late: "
                 "it is finished or was begun again"
             )
+
+
+def _begun(row: TrialRow, lease: Lease, at: datetime) -> TrialRow:
+    row.attempt += 1
+    row.status, row.token = TrialStatus.RUNNING.value, lease.token
+    row.started, row.finished, row.total_seconds = at, None, None
+    return row
 
 
 def _run_row(trial: Trial, run: Run, artifacts: Mapping[str, Artifact]) -> RunRow:

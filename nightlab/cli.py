@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from nightlab import benching, overnight, reading, running
+from nightlab import benching, doctor, overnight, reading, running, sandbox_commands
 from nightlab.errors import NightlabError
 
 app = typer.Typer(
@@ -14,9 +14,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for part in (running.app, overnight.app, reading.app):
+for part in (running.app, overnight.app, reading.app, doctor.app):
     app.registered_commands += part.registered_commands
 app.add_typer(running.tasks, name="task", help="The tasks a campaign can run on.")
+app.add_typer(sandbox_commands.app, name="sandbox", help="The trainer image and the tiers.")
 app.add_typer(benching.app, name="bench", help="Measure every claim again on this machine.")
 
 

@@ -9,19 +9,22 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 
 from nightlab.errors import MissingError, NightlabError
 from nightlab.settings import Settings
+
+if TYPE_CHECKING:
+    from nightlab.sandbox.choose import Readiness
 
 app = typer.Typer()
 
@@ -65,14 +68,14 @@ def doctor(
         bool, typer.Option("--json", help="Print one JSON document and nothing else.")
     ] = False,
 ) -> None:
-    """Check what this machine has and say how to get what it lacks; exit code 3 if that is vital."""
+    """Check what this machine has, and how to get what it lacks; exit code 3 if that is vital."""
     checks = list(examine(os.environ))
     if as_json:
         import json
 
         print(json.dumps(document(checks), indent=2))
     else:
-        _print(checks)
+        show(checks)
     if any(check.state is State.MISSING for check in checks):
         raise typer.Exit(ESSENTIAL_MISSING)
 
@@ -100,7 +103,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Check]:
         yield from _guarded("ledger", lambda: ledger(settings))
         yield from _guarded("language model", lambda: language_model(settings))
     yield from _guarded("docker engine", docker_engine)
-    yield from _guarded("sandbox", sandboxes)
+    yield from _guarded("sandbox", lambda: sandboxes(survey()))
     yield from _guarded("cpu", lambda: cpu(environ))
     yield from _guarded("memory", memory)
     yield from _guarded("gpu", gpu)
@@ -228,25 +231,37 @@ def docker_engine() -> Iterator[Check]:
     try:
         engine = Engine()
     except MissingError as missing:
-        found, _, remedy = str(missing).rpartition(": ")
-        yield Check("docker engine", State.WARNING, found, remedy)
+        yield _lacking("docker engine", str(missing))
         return
     runtimes = ", ".join(sorted(engine.runtimes()))
     yield Check("docker engine", State.OK, f"API {engine.version}, runtimes {runtimes}")
 
 
-def sandboxes() -> Iterator[Check]:
-    """Which tiers are ready, strongest first."""
+def _lacking(name: str, reason: str) -> Check:
+    """A warning from a reason such as "no engine answers: start one"."""
+    found, _, remedy = reason.rpartition(": ")
+    return Check(name, State.WARNING, found or remedy, remedy if found else "")
+
+
+def survey() -> "list[Readiness]":
+    """Every sandbox tier, tried out, strongest first."""
     from nightlab.sandbox.choose import survey
 
-    tiers = survey()
+    return survey()
+
+
+def sandboxes(tiers: "Sequence[Readiness]") -> Iterator[Check]:
+    """Which tiers are ready; a reason that repeats is told once."""
+    told = ""
     for tier in tiers:
         name = f"sandbox {tier.tier}"
         if tier.ready:
             yield Check(name, State.OK, tier.reason)
+        elif tier.reason == told:
+            yield Check(name, State.WARNING, "not ready for the same reason")
         else:
-            found, _, remedy = tier.reason.rpartition(": ")
-            yield Check(name, State.WARNING, found or tier.reason, remedy if found else "")
+            told = tier.reason
+            yield _lacking(name, told)
     if not any(tier.ready for tier in tiers):
         yield Check("sandbox", State.MISSING, "no tier is ready", "see the tiers above")
 
@@ -346,7 +361,7 @@ def telemetry(environ: Mapping[str, str]) -> Iterator[Check]:
         yield Check("telemetry", State.OK, "tracing and usage statistics are off")
 
 
-def _print(checks: list[Check]) -> None:
+def show(checks: list[Check]) -> None:
     """A table on stdout, and a line on what it comes to."""
     from rich.console import Console
     from rich.table import Table

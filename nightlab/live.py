@@ -111,13 +111,9 @@ def watch(
         with _lines(take_snapshot, sys.stderr, every):
             yield
         return
-    view = _View(take_snapshot, console)
-    with Live(
-        console=console,
-        refresh_per_second=REDRAWS_PER_SECOND,
-        redirect_stdout=False,
-        get_renderable=view.draw,
-    ):
+    draw = _View(take_snapshot, console).draw
+    rate = REDRAWS_PER_SECOND
+    with Live(console=console, refresh_per_second=rate, redirect_stdout=False, get_renderable=draw):
         yield
 
 
@@ -152,12 +148,12 @@ def _stale(fault: Exception) -> str:
 
 
 @contextmanager
-def _lines(take_snapshot: Callable[[], Snapshot], stream: TextIO, every: float) -> Iterator[None]:
+def _lines(take: Callable[[], Snapshot], stream: TextIO, every: float) -> Iterator[None]:
     over = threading.Event()
 
     def say() -> None:
         try:
-            text = line(take_snapshot())
+            text = line(take())
         except Exception as fault:  # the view must never end the campaign
             text = _stale(fault)
         print(text, file=stream, flush=True)
@@ -197,10 +193,9 @@ def _standing(snapshot: Snapshot) -> str:
     if snapshot.best is None:
         return f"{snapshot.metric} baseline {number(snapshot.baseline)}"
     gain = "" if snapshot.gain_percent is None else f", {snapshot.gain_percent:+.1f} %"
-    return (
-        f"{snapshot.metric} {number(snapshot.best)} from {number(snapshot.baseline)}{gain}"
-        f"{f' ({snapshot.best_verdict})' if snapshot.best_verdict else ''}"
-    )
+    verdict = f" ({snapshot.best_verdict})" if snapshot.best_verdict else ""
+    best, baseline = number(snapshot.best), number(snapshot.baseline)
+    return f"{snapshot.metric} {best} from {baseline}{gain}{verdict}"
 
 
 def screen(snapshot: Snapshot, now: datetime, width: int) -> RenderableType:
@@ -216,7 +211,9 @@ def screen(snapshot: Snapshot, now: datetime, width: int) -> RenderableType:
     if snapshot.activities:
         parts += [Text(""), _under_way(snapshot.activities)]
     if snapshot.log:
-        parts += [Text(""), *map(_logged, snapshot.log[-LOG_LINES:])]
+        parts.append(Text(""))
+    for said in snapshot.log[-LOG_LINES:]:
+        parts.append(Text(clean(said), "dim", no_wrap=True, overflow="ellipsis"))
     return Panel(
         Group(*parts),
         title=title,
@@ -349,10 +346,6 @@ def _progress(activity: Activity) -> tuple[RenderableType, Text, Text, Text]:
         bar = ProgressBar(total=1.0, completed=done, complete_style="magenta")
     percent = "" if done is None else f"{100 * done:.0f} %"
     return bar, Text(percent), Text(clock(activity.seconds)), Text(clean(activity.edits))
-
-
-def _logged(text: str) -> Text:
-    return Text(clean(text), "dim", no_wrap=True, overflow="ellipsis")
 
 
 @dataclass(frozen=True)

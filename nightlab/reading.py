@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -27,6 +27,16 @@ CampaignId = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="Such as c1.
 POLL_SECONDS = 0.5
 WIDE = 120
 """Columns from which on a table shows everything."""
+
+
+class Which(NamedTuple):
+    """Which of a campaign's experiments to show, and in what order."""
+
+    verdicts: list[Verdict]
+    text: str
+    sort: str
+    limit: int
+    offset: int
 
 
 @app.command("list")
@@ -69,29 +79,8 @@ def show(
         elif "-" in name:
             _show_experiment(ledger, name, files, as_json)
         else:
-            from nightlab.memory.records import Order
-
-            if sort not in list(Order):
-                raise UsageError(f"cannot sort by {sort!r}: choose {', '.join(Order)}")
-            found = ledger.page(
-                name,
-                verdicts=verdict or [],
-                text=text,
-                order=Order(sort),
-                limit=limit,
-                offset=(page - 1) * limit,
-            )
-            from nightlab.memory.report import screens
-            from nightlab.memory.report.documents import jsonable
-            from nightlab.memory.report.summary import document, summarise
-
-            summary = summarise(ledger, name, settings.reports)
-            if as_json:
-                shown = {"matching": found.matching, "experiments": jsonable(found.experiments)}
-                print_json({**document(summary), **shown})
-            else:
-                offset, wide = (page - 1) * limit, terminal().width >= WIDE
-                print_screen(screens.campaign(summary, found, offset=offset, wide=wide))
+            which = Which(verdict or [], text, sort, limit, (page - 1) * limit)
+            _show_campaign(ledger, name, which, settings.reports, as_json)
 
 
 @app.command()
@@ -210,6 +199,31 @@ def _print_events(lines: "list[Event]") -> None:
 
     if lines:
         print_screen(screens.events(lines))
+
+
+def _show_campaign(ledger: "Ledger", name: str, which: Which, reports: Path, as_json: bool) -> None:
+    from nightlab.memory.records import Order
+    from nightlab.memory.report import screens
+    from nightlab.memory.report.documents import jsonable
+    from nightlab.memory.report.summary import document, summarise
+
+    if which.sort not in list(Order):
+        raise UsageError(f"cannot sort by {which.sort!r}: choose {', '.join(Order)}")
+    found = ledger.page(
+        name,
+        verdicts=which.verdicts,
+        text=which.text,
+        order=Order(which.sort),
+        limit=which.limit,
+        offset=which.offset,
+    )
+    summary = summarise(ledger, name, reports)
+    if as_json:
+        shown = {"matching": found.matching, "experiments": jsonable(found.experiments)}
+        print_json({**document(summary), **shown})
+    else:
+        wide = terminal().width >= WIDE
+        print_screen(screens.campaign(summary, found, offset=which.offset, wide=wide))
 
 
 def _show_experiment(ledger: "Ledger", name: str, files: Path | None, as_json: bool) -> None:

@@ -11,21 +11,23 @@ import libcst as cst
 from libcst.helpers import get_full_name_for_node
 
 from nightlab.agents.catalogue.plan import plan
-from nightlab.agents.catalogue.source import PARTS, Import, Variant
+from nightlab.agents.catalogue.source import PARTS, Import, Variant, variants
 
-Body = list[cst.BaseStatement | cst.SimpleStatementLine]
+Line = cst.BaseStatement | cst.SimpleStatementLine
+Body = list[Line]
 Definition = cst.ClassDef | cst.FunctionDef
+EXTRA = [field for variant in variants().values() for field in variant.fields]
+"""The fields that variants add; kept in one order at the end of the recipe."""
 GAP = [cst.EmptyLine(indent=False), cst.EmptyLine(indent=False)]
 
 
 def set_dial(text: str, dial: str, value: str) -> str:
     """The text with another default for one field of its ``Recipe``."""
     module = _parsed(text)
+    new = cst.parse_expression(value)
     lines = [
-        line.with_changes(body=[line.body[0].with_changes(value=cst.parse_expression(value))])
-        if isinstance(line, cst.SimpleStatementLine) and _field(line) == dial
-        else line
-        for line in _recipe(module.body).body.body
+        line.with_deep_changes(line.body[0], value=new) if _field(line) == dial else line
+        for line in _lines(module.body)
     ]
     return module.with_changes(body=_with_recipe(list(module.body), lines)).code
 
@@ -44,8 +46,12 @@ def set_part(text: str, variant: Variant) -> str:
     for each in edits.add_imports:
         body = _with_import(body, each)
     if edits.drop_fields or edits.add_fields:
-        lines = [line for line in _recipe(body).body.body if _field(line) not in edits.drop_fields]
-        body = _with_recipe(body, [*lines, *_new_fields(variant, edits.add_fields)])
+        lines = [line for line in _lines(body) if _field(line) not in edits.drop_fields]
+        new = [
+            line for line in _lines(_parsed(variant.file).body) if _field(line) in edits.add_fields
+        ]
+        extra = sorted((e for e in [*lines, *new] if _field(e) in EXTRA), key=_extra_rank)
+        body = _with_recipe(body, [*(e for e in lines if _field(e) not in EXTRA), *extra])
     return module.with_changes(body=body).code
 
 
@@ -81,20 +87,28 @@ class _Renamed(cst.CSTTransformer):
         return updated_node.with_changes(value=first + '"""') if rest else updated_node
 
 
-def _name(node: cst.BaseStatement | cst.SimpleStatementLine) -> str:
+def _name(node: Line) -> str:
     return node.name.value if isinstance(node, Definition) else ""
 
 
-def _recipe(body: Sequence[cst.BaseStatement]) -> cst.ClassDef:
-    node = next(node for node in body if _name(node) == "Recipe")
-    assert isinstance(node, cst.ClassDef)
-    return node
+def _lines(body: Sequence[Line]) -> list[cst.SimpleStatementLine]:
+    """The lines of the recipe's class body."""
+    recipe = next(node for node in body if _name(node) == "Recipe")
+    assert isinstance(recipe, cst.ClassDef)
+    return list(recipe.body.body)  # type: ignore[arg-type]  # a recipe may hold methods as well
 
 
-def _with_recipe(body: Body, lines: Sequence[cst.BaseStatement]) -> Body:
-    recipe = _recipe(body)
-    block = recipe.body.with_changes(body=lines)
-    return [node.with_changes(body=block) if node is recipe else node for node in body]
+def _with_recipe(body: Body, lines: Sequence[cst.CSTNode]) -> Body:
+    return [
+        node.with_deep_changes(node.body, body=lines)
+        if isinstance(node, cst.ClassDef) and _name(node) == "Recipe"
+        else node
+        for node in body
+    ]
+
+
+def _extra_rank(line: cst.CSTNode) -> int:
+    return EXTRA.index(_field(line))
 
 
 def _field(line: cst.CSTNode) -> str:
@@ -102,11 +116,6 @@ def _field(line: cst.CSTNode) -> str:
     if isinstance(line, cst.SimpleStatementLine) and isinstance(line.body[0], cst.AnnAssign):
         return get_full_name_for_node(line.body[0].target) or ""
     return ""
-
-
-def _new_fields(variant: Variant, fields: Sequence[str]) -> list[cst.BaseStatement]:
-    own = _recipe(_parsed(variant.file).body)
-    return [line for line in own.body.body if _field(line) in fields]  # type: ignore[misc]
 
 
 def _imported(node: cst.CSTNode) -> cst.Import | cst.ImportFrom | None:
@@ -128,6 +137,7 @@ def _with_import(body: Body, new: Import) -> Body:
     for index in places:
         if _rank(str(new)) < _rank(_text(body[index])):
             first = body[index]
+            assert isinstance(first, cst.SimpleStatementLine)
             if _rank(_text(first))[0] == _rank(str(new))[0]:
                 line = line.with_changes(leading_lines=first.leading_lines)
                 first = first.with_changes(leading_lines=[])
@@ -148,7 +158,7 @@ def _text(node: cst.CSTNode) -> str:
     return cst.Module([node.with_changes(leading_lines=[])]).code
 
 
-def _without(node: cst.BaseStatement, names: frozenset[str]) -> cst.BaseStatement | None:
+def _without(node: Line, names: frozenset[str]) -> Line | None:
     """An import without some of its names, None where nothing is left; others as they are."""
     small = _imported(node)
     if small is None or isinstance(small.names, cst.ImportStar):
@@ -173,5 +183,6 @@ def _extended(small: cst.ImportFrom, new: Import) -> cst.ImportFrom:
 
 
 def _module(small: cst.ImportFrom) -> str:
-    star = small.module is None or small.relative or isinstance(small.names, cst.ImportStar)
-    return "" if star else get_full_name_for_node(small.module) or ""
+    if small.module is None or small.relative or isinstance(small.names, cst.ImportStar):
+        return ""
+    return get_full_name_for_node(small.module) or ""

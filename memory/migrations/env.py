@@ -1,15 +1,12 @@
 """Runs migrations on the connection that :mod:`nightlab.memory.schema` hands over."""
 
 from alembic import context
-from sqlmodel import SQLModel
 
-from nightlab.memory import tables
-
-assert tables.CampaignRow.metadata is SQLModel.metadata
+from nightlab.memory.tables import CampaignRow
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=SQLModel.metadata,
+    target_metadata=CampaignRow.metadata,
     render_as_batch=True,
     transactional_ddl=True,
 )

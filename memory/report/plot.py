@@ -44,6 +44,7 @@ class Mark:
 BASELINE = Mark("baseline", "s", 22, BLACK, False, 3)
 RERUN = Mark("incumbent re-run", "+", 30, BLACK, True, 3)
 CONFIRMED = Mark("confirmed", "o", 46, BLUE, True, 6)
+CLOSING = Mark("closing comparison", "o", 40, BLUE, False, 6)
 SCREENED = Mark("screened only", "D", 28, SKY, True, 5)
 DISCARDED = Mark("discarded", "o", 16, GREY, True, 2)
 REFUSED = Mark("rejected by a probe", "v", 30, ORANGE, True, 4)
@@ -159,7 +160,8 @@ def _incumbents(axes: Axes, details: Details, scored: Sequence[Dot]) -> None:
         return
     steps = [(scored[0].minutes, start.value)]
     for improvement in details.improvements:
-        own = [d.minutes for d in scored if d.experiment == improvement.experiment.id]
+        name = improvement.experiment.id
+        own = [d.minutes for d in scored if d.experiment == name and d.purpose is Purpose.CONFIRM]
         if own and improvement.level:
             steps.append((max(own), improvement.level.value))
     steps.append((scored[-1].minutes, steps[-1][1]))
@@ -237,4 +239,6 @@ def mark(dot: Dot) -> Mark:
         return BASELINE if dot.value is not None else FAILED
     if dot.value is None and dot.verdict is not Verdict.REJECTED:
         return FAILED
+    if dot.purpose is Purpose.AUDIT:
+        return CLOSING
     return OF_VERDICT[dot.verdict] if dot.verdict else OPEN

@@ -1,11 +1,13 @@
-"""Tables and panels for a terminal. Foreign text is shown as text, never as markup."""
+"""Tables and panels for a terminal. Foreign text is shown as text, never as markup.
+
+A screen that is not ``wide`` keeps to what fits 80 columns.
+"""
 
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
@@ -46,7 +48,7 @@ def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
 
 def columns(*names: str, right: Sequence[str] = (), fold: Sequence[str] = ()) -> Table:
     """An empty table; ``right``: numbers, ``fold``: the columns that give way first."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in names:
         table.add_column(
             name,
@@ -57,39 +59,36 @@ def columns(*names: str, right: Sequence[str] = (), fold: Sequence[str] = ()) ->
     return table
 
 
-def campaigns(summaries: Sequence[Summary]) -> RenderableType:
+def campaigns(summaries: Sequence[Summary], *, wide: bool = True) -> RenderableType:
     """One row per campaign, the newest last."""
-    table = columns(
-        "id", "goal", "status", "tried", "kept", "baseline", "best", "gain", "time",
-        right=("tried", "kept", "baseline", "best", "gain", "time"),
-        fold=("goal",),
-    )  # fmt: skip
+    names = ["id", "goal", "status", "tried", "kept", "gain"]
+    names += ["baseline", "best", "time"] if wide else []
+    numbers = ("tried", "kept", "gain", "baseline", "best", "time")
+    table = columns(*names, right=numbers, fold=("goal",))
     for summary in summaries:
         best = summary.best
         level = best.level.value if best and best.level else None
-        table.add_row(
+        row: list[RenderableType] = [
             summary.campaign.id,
             text(summary.campaign.goal),
             Text(summary.campaign.status),
             str(sum(summary.counts.values())),
             str(summary.counts[Verdict.CONFIRMED]),
+            f"{best.gain_percent.value:.1f} %" if best and best.gain_percent else "-",
             words.number(summary.baseline.value if summary.baseline else None),
             words.number(level),
-            f"{best.gain_percent.value:.1f} %" if best and best.gain_percent else "-",
             words.duration(summary.spent.wall_seconds),
-        )
+        ]
+        table.add_row(*row[: len(names)])
     return table
 
 
-def campaign(summary: Summary, page: Page, *, offset: int = 0) -> RenderableType:
+def campaign(summary: Summary, page: Page, *, offset: int = 0, wide: bool = True) -> RenderableType:
     """A campaign's summary over one page of its experiments."""
-    shown = columns(
-        "id", "what", "from", "by", "verdict", "gain", "value", "why",
-        right=("gain", "value"),
-        fold=("what", "why"),
-    )  # fmt: skip
+    names = ["id", "what", "verdict", "gain", "value", *(["from", "by", "why"] if wide else [])]
+    shown = columns(*names, right=("gain", "value"), fold=("what", "why"))
     for entry in page.experiments:
-        shown.add_row(*_row(entry, summary.rung))
+        shown.add_row(*_row(entry, summary.rung)[: len(names)])
     first = offset + 1 if page.experiments else 0
     end = Text(
         f"experiments {first}-{offset + len(page.experiments)} of {page.matching}; "
@@ -175,7 +174,15 @@ def events(lines: Sequence[Event]) -> RenderableType:
 
 def patch(diff: str) -> RenderableType:
     """A diff in colour."""
-    return Syntax(words.clean(diff), "diff", theme="ansi_dark", background_color="default")
+    shown = Text()
+    for line in words.clean(diff).splitlines(keepends=True):
+        style = "bold" if line.startswith(("+++", "---")) else _DIFF_STYLES.get(line[:1], "")
+        shown.append(line, style=style)
+    shown.rstrip()
+    return shown
+
+
+_DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
 def _summary(summary: Summary) -> Iterable[tuple[str, RenderableType]]:
@@ -191,6 +198,8 @@ def _summary(summary: Summary) -> Iterable[tuple[str, RenderableType]]:
     if best and best.experiment.number > 0:
         gain = Text(words.percent(best.gain_percent), style="bold green")
         yield "best", Text.assemble(f"{words.level(best.level)} ({best.experiment.id}), ", gain)
+        if best.holdout_gain_percent:
+            yield "on hold-out", f"{words.percent(best.holdout_gain_percent)} better"
         yield "edits", text(", ".join(best.edits))
     else:
         yield "best", "no improvement confirmed"
@@ -214,11 +223,11 @@ def _row(entry: ArchiveEntry, rung: str | None) -> list[RenderableType]:
     return [
         found.id,
         text(words.title(found)),
-        found.parent or "-",
-        text(found.author or "-"),
         verdict(found.verdict) if found.number else Text("baseline"),
         words.signed(found.estimate.gain),
         value,
+        found.parent or "-",
+        text(found.author or "-"),
         text(found.reason, "dim"),
     ]
 
@@ -243,22 +252,19 @@ def _experiment(found: Experiment) -> Iterable[tuple[str, RenderableType]]:
     yield "began, ended", f"{began}, {words.time(found.concluded) if found.concluded else '-'} UTC"
 
 
-def _trials(trials: Sequence[Trial], metric: str) -> Table:
-    table = columns(
-        "trial", "ended", metric, "hold-out", "CPU", "wall", "overhead",
-        right=(metric, "hold-out", "CPU", "wall", "overhead"),
-        fold=("ended",),
-    )  # fmt: skip
+def _trials(trials: Sequence[Trial], metric: str) -> RenderableType:
+    names = ("trial", "ended", metric, "hold-out", "CPU", "overhead")
+    table = columns(*names, right=names[2:])
     for found in trials:
         run = found.run
         held = found.holdout.metrics.get(metric) if found.holdout else None
         table.add_row(
-            found.id,
+            found.id.removeprefix(f"{found.experiment}/"),
             text(run.ending if run else found.status),
             words.number(found.value(metric)),
             words.number(held),
             words.duration(run.cpu_seconds if run else None),
-            words.duration(run.wall_seconds if run else None),
             words.duration(found.overhead_seconds),
         )
-    return table
+    hint = f"one of them: nightlab show {trials[0].id}"
+    return Group(table, Text(hint, style="dim"))

@@ -94,10 +94,10 @@ AGAIN = {"norm": "rms_norm"}
 def finished(
     tiny_task: Path, tmp_path_factory: pytest.TempPathFactory, sandbox: ProcessSandbox
 ) -> Iterator[tuple[Ledger, Supervisor]]:
-    """One campaign of 45 trials, run to its end."""
+    """One campaign of at most 40 trials, run to its end."""
     home = tmp_path_factory.mktemp("home")
     with Ledger.open(f"sqlite:///{home}/ledger.db", home / "artifacts") as opened:
-        supervisor = start.begin(order(tiny_task, 45), opened, sandbox, home)
+        supervisor = start.begin(order(tiny_task, 40), opened, sandbox, home)
         supervisor.policy = Scripted(BAD, GOOD, BAD, AGAIN)
         assert supervisor.run() is CampaignStatus.FINISHED
         yield opened, supervisor
@@ -105,7 +105,14 @@ def finished(
 
 def test_it_stays_within_its_budget_of_trials(finished: tuple[Ledger, Supervisor]) -> None:
     ledger, supervisor = finished
-    assert 30 <= ledger.spent(supervisor.lab.campaign.id).trials <= 45
+    assert 16 <= ledger.spent(supervisor.lab.campaign.id).trials <= 40
+
+
+def test_it_gives_up_when_nothing_new_is_proposed(finished: tuple[Ledger, Supervisor]) -> None:
+    ledger, supervisor = finished
+    assert "invalid" in ledger.campaign(supervisor.lab.campaign.id).reason
+    reasons = {e.reason for e in ledger.experiments(supervisor.lab.campaign.id)}
+    assert any("the same program as" in reason for reason in reasons)
 
 
 def test_every_experiment_has_a_verdict_and_a_complete_decision(
@@ -182,9 +189,9 @@ def test_a_second_supervisor_is_refused_while_the_first_holds_the_campaign(
 def test_a_stop_drains_and_resume_goes_on_to_the_end(
     tiny_task: Path, ledger: Ledger, sandbox: ProcessSandbox, tmp_path: Path
 ) -> None:
-    supervisor = start.begin(order(tiny_task, 40), ledger, sandbox, tmp_path)
+    supervisor = start.begin(order(tiny_task, 26), ledger, sandbox, tmp_path)
     campaign = supervisor.lab.campaign.id
-    stop_when(supervisor, lambda: len(ledger.experiments(campaign)) > 4)
+    stop_when(supervisor, lambda: len(ledger.experiments(campaign)) > 2)
     assert supervisor.run() is CampaignStatus.STOPPED
     ledger.release_lease(supervisor.lab.lease)
     again = start.resume(campaign, ledger, sandbox, tmp_path)
@@ -216,7 +223,7 @@ from nightlab.vocabulary import Budget, Direction, Objective
 
 home, task = Path(sys.argv[1]), sys.argv[2]
 ledger = Ledger.open(f"sqlite:///{home}/ledger.db", home / "artifacts")
-objective = Objective(metric="val_bpb", direction=Direction.LOWER, budget=Budget(trials=40))
+objective = Objective(metric="val_bpb", direction=Direction.LOWER, budget=Budget(trials=26))
 order = Order(goal="lower val_bpb", objective=objective, task=task, seed=3)
 start.begin(order, ledger, ProcessSandbox(), home).run()
 """
@@ -231,7 +238,7 @@ def test_a_killed_supervisor_loses_and_doubles_nothing(
     try:
         with Ledger.open(f"sqlite:///{tmp_path}/ledger.db", tmp_path / "artifacts") as ledger:
             wait_for(lambda: bool(ledger.campaigns()))
-            wait_for(lambda: len(ledger.experiments("c1")) > 5)
+            wait_for(lambda: len(ledger.experiments("c1")) > 3)
             before = {t.id: t for t in ledger.trials(campaign="c1") if t.run is not None}
             os.kill(victim.pid, signal.SIGKILL)
             victim.wait()

@@ -3,11 +3,22 @@
 B batch, H heads, T tokens, D width of the stream or of a head.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nightlab.evals.tasks.byte_lm.program import VOCABULARY, Position, Recipe, Scores
+from nightlab.evals.tasks.byte_lm.program import VOCABULARY, Position, Scores
+from nightlab.evals.tasks.byte_lm.program import Recipe as Baseline
+from nightlab.kernels import index_cache
+
+
+@dataclass(frozen=True)
+class Recipe(Baseline):
+    """Dials that only these variants read."""
+
+    window: int = 32
 
 
 class Biased(nn.Module):
@@ -253,9 +264,10 @@ class Convolved(nn.Module):
 
     def forward(self, x_BTD: Tensor, position: Position, shared: dict[str, Tensor]) -> Tensor:
         b, t, d = x_BTD.shape
-        mixed = self.qkv(x_BTD)
-        back = [F.pad(mixed, (0, 0, i, 0))[:, :t] * self.kernel[i] for i in range(3)]
-        mixed = mixed + back[0] + back[1] + back[2]
+        maps = self.qkv(x_BTD)
+        mixed = maps * (1 + self.kernel[0])
+        for back in range(1, min(3, t)):
+            mixed = mixed + F.pad(maps[:, :-back], (0, 0, back, 0)) * self.kernel[back]
         q, k, v = mixed.view(b, t, 3, self.heads, d // self.heads).unbind(2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         q, k = position.rotate(q), position.rotate(k)
@@ -317,3 +329,41 @@ class CrossLayer(nn.Module):
         k, v = shared["key"], shared["value"]
         y_BHTD = self.scores(position.rotate(q), k, v, position.bias(t), shared)
         return self.out(y_BHTD.transpose(1, 2).reshape(b, t, d))
+
+
+class SparseShared(nn.Module):
+    """Each query sees the keys an indexer picks; odd layers share the pick of the layer below.
+
+    The softmax is the sparse kernel's own: the scores part and the position's bias play no role.
+
+    Why: Most keys do not matter, and neighbouring layers agree on which do.
+    From: arXiv 2603.12201 (IndexCache); DeepSeek-AI 2025 (DSA)
+    """
+
+    def __init__(self, recipe: Recipe, layer: int) -> None:
+        super().__init__()
+        self.heads, self.layer = recipe.heads, layer
+        self.qkv = nn.Linear(recipe.width, 3 * recipe.width, bias=False)
+        self.out = nn.Linear(recipe.width, recipe.width, bias=False)
+        self.picks = layer % 2 == 0
+        if self.picks:
+            self.indexer = index_cache.LightningIndexer(recipe.width, 8, 16, recipe.window)
+
+    def forward(self, x_BTD: Tensor, position: Position, shared: dict[str, Tensor]) -> Tensor:
+        b, t, d = x_BTD.shape
+        q, k, v = self.qkv(x_BTD).view(b, t, 3, self.heads, d // self.heads).unbind(2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        q, k = position.rotate(q), position.rotate(k)
+        if self.picks:
+            index = self.indexer.select(x_BTD)
+            shared["index"] = index.indices
+        else:
+            index = index_cache.IndexSet(indices=shared["index"], queries=t, keys=t)
+        attended = index_cache.sparse_attention(
+            q, k, v, index, return_target=index.logits is not None
+        )
+        y_BTD: Tensor = self.out(attended.out.transpose(1, 2).reshape(b, t, d))
+        if attended.target is None:
+            return y_BTD
+        index.add_target(self.layer, attended.target)
+        return index_cache.attach_loss(y_BTD, index_cache.indexer_kl_loss(index), 1.0)

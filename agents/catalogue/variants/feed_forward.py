@@ -139,7 +139,7 @@ class Reglu(nn.Module):
 
 
 class Experts(nn.Module):
-    """Each token goes through the best of several small layers, balanced by a bias on the choice.
+    """Each token goes through one of several layers; a bias on the choice balances them.
 
     Why: More parameters at the same arithmetic per token, if the experts share the work evenly.
     From: Fedus et al. 2021, arXiv 2101.03961; balance by Wang et al. 2024, arXiv 2408.15664

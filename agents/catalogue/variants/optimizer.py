@@ -55,7 +55,7 @@ class _Muon(torch.optim.AdamW):
 
 
 def muon(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Muon on the blocks' matrices, AdamW on everything else.
+    """Muon on the blocks' matrices, AdamW at twice the recipe's rate on everything else.
 
     Why: A step of equal size in every direction of a matrix learns rare directions as fast.
     From: Jordan et al. 2024 (Muon); Liu et al. 2025, arXiv 2502.16982
@@ -65,9 +65,9 @@ def muon(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         inside = p.ndim == 2 and min(p.shape) > 4 and name.startswith("blocks.")
         shapes.setdefault(p.shape if inside else None, []).append(p)
     groups = [
-        {"params": same, "muon": True, "lr": 5 * recipe.learning_rate}
+        {"params": same, "muon": True, "lr": 6 * recipe.learning_rate}
         if shape
-        else {"params": same, "muon": False, "weight_decay": 0.0}
+        else {"params": same, "muon": False, "lr": 2 * recipe.learning_rate, "weight_decay": 0.0}
         for shape, same in shapes.items()
     ]
     betas = (0.9, recipe.beta2)
@@ -90,17 +90,17 @@ class _Lion(torch.optim.Optimizer):
 
 
 def lion(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Lion at a third of the recipe's rate; matrices decay, vectors do not.
+    """Lion at two thirds of the recipe's rate; matrices decay, vectors do not.
 
     Why: Sign steps need one moment instead of two and make every weight move.
     From: Chen et al. 2023, arXiv 2302.06675, program 1
     """
-    defaults = {"lr": recipe.learning_rate / 3, "beta2": 0.99}
+    defaults = {"lr": recipe.learning_rate / 1.5, "beta2": 0.99}
     return _Lion(_decay_groups(model, recipe), defaults)
 
 
 class _ScheduleFree(torch.optim.Optimizer):
-    """AdamW whose answer is a running average of where it has been, not where it is."""
+    """AdamW whose answer is an average of where it has been, later places counting more."""
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, beta2: float) -> None:
         super().__init__(groups, {"lr": lr, "beta2": beta2, "weight": 0.0, "count": 0})
@@ -109,8 +109,9 @@ class _ScheduleFree(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             group["count"] += 1
-            group["weight"] += group["lr"] ** 2
-            share = group["lr"] ** 2 / max(group["weight"], 1e-20)
+            weight = (group["lr"] * group["count"]) ** 2
+            group["weight"] += weight
+            share = weight / max(group["weight"], 1e-20)
             for p in group["params"]:
                 if p.grad is not None:
                     self._move(p, p.grad, group, share)

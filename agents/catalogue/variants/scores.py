@@ -22,7 +22,7 @@ class Recipe(Baseline):
 
 def _logits(q_BHTD: Tensor, k_BHTD: Tensor, bias_HTT: Tensor | None) -> Tensor:
     """Scaled dot products, with the position's bias: (B, H, T, T)."""
-    logits_BHTT = q_BHTD @ k_BHTD.mT / math.sqrt(q_BHTD.shape[-1])
+    logits_BHTT = (q_BHTD * q_BHTD.shape[-1] ** -0.5) @ k_BHTD.mT
     return logits_BHTT if bias_HTT is None else logits_BHTT + bias_HTT
 
 
@@ -76,12 +76,10 @@ class Softcap(nn.Module):
         bias_HTT: Tensor | None,
         shared: dict[str, Tensor],
     ) -> Tensor:
-        logits_BHTT = _logits(q_BHTD, k_BHTD, None)
-        logits_BHTT = 15.0 * torch.tanh(logits_BHTT / 15.0)
-        if bias_HTT is not None:
-            logits_BHTT = logits_BHTT + bias_HTT
+        logits_BHTT = 15.0 * torch.tanh(_logits(q_BHTD / 15.0, k_BHTD, None))
         future_TT = _future(q_BHTD.shape[2], q_BHTD.device)
-        return logits_BHTT.masked_fill(future_TT, -math.inf).softmax(-1) @ v_BHTD
+        mask = torch.zeros_like(future_TT, dtype=q_BHTD.dtype) if bias_HTT is None else bias_HTT
+        return (logits_BHTT + mask.masked_fill(future_TT, -math.inf)).softmax(-1) @ v_BHTD
 
 
 class Sigmoid(nn.Module):
@@ -167,7 +165,7 @@ class LocalGlobal(nn.Module):
 
 
 class Sink(nn.Module):
-    """Causal softmax with a learned logit per head that stands for taking nothing.
+    """Causal softmax with a learned key in front that has nothing to give.
 
     Why: A head with nothing to say should not have to average its predecessors.
     From: Xiao et al. 2023, arXiv 2309.17453; OpenAI 2025, arXiv 2508.10925 (gpt-oss)
@@ -175,7 +173,7 @@ class Sink(nn.Module):
 
     def __init__(self, recipe: Recipe, layer: int) -> None:
         super().__init__()
-        self.nothing = nn.Parameter(torch.zeros(recipe.heads, 1, 1))
+        self.key = nn.Parameter(torch.zeros(recipe.heads, 1, recipe.width // recipe.heads))
 
     def forward(
         self,
@@ -186,11 +184,12 @@ class Sink(nn.Module):
         shared: dict[str, Tensor],
     ) -> Tensor:
         b, _, t, _ = q_BHTD.shape
-        logits_BHTT = _logits(q_BHTD, k_BHTD, bias_HTT)
-        logits_BHTT = logits_BHTT.masked_fill(_future(t, q_BHTD.device), -math.inf)
-        nothing_BHT1 = self.nothing.expand(b, -1, t, 1)
-        share_BHTT = torch.cat((logits_BHTT, nothing_BHT1), -1).softmax(-1)[..., :-1]
-        return share_BHTT @ v_BHTD
+        k_BHTD = torch.cat((self.key.expand(b, -1, -1, -1), k_BHTD), 2)
+        v_BHTD = F.pad(v_BHTD, (0, 0, 1, 0))
+        past = F.pad(~_future(t, q_BHTD.device), (1, 0), value=True)
+        if bias_HTT is not None:
+            past = F.pad(bias_HTT, (1, 0)).masked_fill(~past, -math.inf)
+        return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=past)
 
 
 class LengthScaled(nn.Module):
@@ -243,8 +242,9 @@ class TopKeys(nn.Module):
         length = q_BHTD.shape[2]
         logits_BHTT = _logits(q_BHTD, k_BHTD, bias_HTT)
         logits_BHTT = logits_BHTT.masked_fill(_future(length, q_BHTD.device), -math.inf)
-        least_BHT1 = logits_BHTT.topk(min(self.window, length), -1).values[..., -1:]
-        return logits_BHTT.masked_fill(logits_BHTT < least_BHT1, -math.inf).softmax(-1) @ v_BHTD
+        best_BHTK = logits_BHTT.detach().topk(min(self.window, length), sorted=False).values
+        dropped_BHTT = logits_BHTT < best_BHTK.amin(-1, keepdim=True)
+        return logits_BHTT.masked_fill(dropped_BHTT, -math.inf).softmax(-1) @ v_BHTD
 
 
 class StickBreaking(nn.Module):
@@ -267,7 +267,8 @@ class StickBreaking(nn.Module):
     ) -> Tensor:
         logits_BHTT = _logits(q_BHTD, k_BHTD, bias_HTT)
         future_TT = _future(q_BHTD.shape[2], q_BHTD.device)
-        left_BHTT = F.logsigmoid(-logits_BHTT).masked_fill(future_TT, 0.0)
+        log_share_BHTT = F.logsigmoid(logits_BHTT)
+        left_BHTT = (log_share_BHTT - logits_BHTT).masked_fill(future_TT, 0.0)
         nearer_BHTT = left_BHTT.sum(-1, keepdim=True) - left_BHTT.cumsum(-1)
-        log_share_BHTT = F.logsigmoid(logits_BHTT) + nearer_BHTT
+        log_share_BHTT = log_share_BHTT + nearer_BHTT
         return log_share_BHTT.exp().masked_fill(future_TT, 0.0) @ v_BHTD

@@ -2,7 +2,7 @@
 
 The frozen trainer builds ``Model(Recipe())``, asks ``make_optimizer`` for its optimizer and
 multiplies every learning rate by ``schedule(progress)``; everything in this file may be edited.
-Axes: B batch, H heads, T tokens, D width, V vocabulary.
+Axes: B batch, H heads, T tokens, D width.
 """
 
 import math
@@ -93,23 +93,36 @@ class Shift(nn.Module):
         return x_BTD
 
 
-def attend(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, bias_HTT: Tensor | None) -> Tensor:
-    """Causal softmax attention."""
-    if bias_HTT is None:
-        return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
-    length = q_BHTD.shape[2]
-    future = torch.ones(length, length, dtype=torch.bool, device=q_BHTD.device).triu(1)
-    mask_HTT = bias_HTT.masked_fill(future, -math.inf)
-    return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=mask_HTT)
+class Scores(nn.Module):
+    """How much each token takes from which predecessor: causal softmax."""
+
+    def __init__(self, recipe: Recipe, layer: int) -> None:
+        super().__init__()
+
+    def forward(
+        self,
+        q_BHTD: Tensor,
+        k_BHTD: Tensor,
+        v_BHTD: Tensor,
+        bias_HTT: Tensor | None,
+        shared: dict[str, Tensor],
+    ) -> Tensor:
+        if bias_HTT is None:
+            return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
+        length = q_BHTD.shape[2]
+        future = torch.ones(length, length, dtype=torch.bool, device=q_BHTD.device).triu(1)
+        mask_HTT = bias_HTT.masked_fill(future, -math.inf)
+        return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=mask_HTT)
 
 
 class Attention(nn.Module):
-    """Multi-head attention. ``shared`` carries tensors between the layers of one forward pass."""
+    """Multi-head attention. ``shared`` carries the tokens, and what layers tell later layers."""
 
     def __init__(self, recipe: Recipe, layer: int) -> None:
         super().__init__()
         self.heads = recipe.heads
         self.qkv = nn.Linear(recipe.width, 3 * recipe.width, bias=False)
+        self.scores = Scores(recipe, layer)
         self.out = nn.Linear(recipe.width, recipe.width, bias=False)
 
     def forward(self, x_BTD: Tensor, position: Position, shared: dict[str, Tensor]) -> Tensor:
@@ -117,7 +130,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x_BTD).view(b, t, 3, self.heads, d // self.heads).unbind(2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         q, k = position.rotate(q), position.rotate(k)
-        y_BHTD = attend(q, k, v, position.bias(t))
+        y_BHTD = self.scores(q, k, v, position.bias(t), shared)
         return self.out(y_BHTD.transpose(1, 2).reshape(b, t, d))
 
 
@@ -172,7 +185,7 @@ class Model(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         x_BTD = self.position.embed(self.embedding(tokens_BT))
-        shared: dict[str, Tensor] = {}
+        shared = {"tokens": tokens_BT}
         for block in self.blocks:
             x_BTD = block(x_BTD, self.position, shared)
         return self.head(self.norm(x_BTD))

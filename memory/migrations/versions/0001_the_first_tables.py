@@ -213,6 +213,10 @@ def _trials() -> None:
     _index("trials", "campaign_id", "purpose")
     _index("trials", "program_id")
     _runs()
+    _measurements()
+
+
+def _measurements() -> None:
     op.create_table(
         "measurements",
         _text("trial_id"),

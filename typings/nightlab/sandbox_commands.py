@@ -1,0 +1,1 @@
+../../nightlab/sandbox_commands.py
