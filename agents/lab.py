@@ -22,6 +22,8 @@ from nightlab.vocabulary import Ending, Objective, Program, Purpose, Run, Rung, 
 
 TRIES = 3
 """How often a trial is tried before an environment fault stops the campaign."""
+OUR_AUTHORS = ("baseline", "catalogue", "tpe", "cmaes")
+"""Authors that only put together code that ships with the lab."""
 KEPT = (Purpose.CONFIRM, Purpose.AUDIT, Purpose.NOISE)
 """Trials whose weights are stored: the hold-out is scored on them later."""
 
@@ -68,6 +70,11 @@ class Lab:
         if stored is None:
             raise KeyError(f"experiment {experiment} has no program yet")
         return self.ledger.program(stored).program
+
+    def foreign_author(self, experiment: str) -> str | None:
+        """Who, on the way from the baseline to this program, wrote code that is not ours."""
+        authors = (e.author for e in self.ledger.lineage(experiment))
+        return next((author for author in authors if author not in OUR_AUTHORS), None)
 
     def log(self, kind: str, message: str, experiment: str | None = None) -> None:
         """One line for the person."""
@@ -199,7 +206,14 @@ class Lab:
             cell = self.cells.pop(row.experiment, None) if row.arm is Arm.CANDIDATE else None
             cell = cell or self.bench.open()
             run = self.bench.train(cell, program, rung, row.seed, hear)
-            measurement = self.bench.measure(program, run, Split.SEARCH, row.seed)
+            measurement = self.bench.measure(
+                program,
+                run,
+                Split.SEARCH,
+                row.seed,
+                fresh_checker=row.purpose is not Purpose.SCREEN
+                or self.foreign_author(row.experiment) is not None,
+            )
         except SandboxError as fault:
             run = Run(ending=Ending.LOST, tier=self.bench.sandbox.tier, reason=str(fault)[:500])
             measurement = None

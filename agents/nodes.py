@@ -80,7 +80,8 @@ class Nodes:
         program = self.lab.program_of(experiment)
         parent = self.lab.program_of(row.parent or self.lab.baseline)
         tier = self.lab.bench.sandbox.tier
-        if reason := vet.refuse_tier(tier, row.author, unsafe=self.lab.unsafe):
+        author = self.lab.foreign_author(experiment)
+        if author and (reason := vet.refuse_tier(tier, author, unsafe=self.lab.unsafe)):
             return reason
         if reason := vet.refuse(parent, program):
             return reason

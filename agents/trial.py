@@ -76,12 +76,14 @@ class Bench:
         cell.ask(Message({**job, "do": "train"}), limits, hear)
         return cell.close({"weights.safetensors": self.task.weights_bytes, "curve.jsonl": 1 << 20})
 
-    def measure(self, program: Program, run: Run, split: Split, seed: int) -> Measurement | None:
+    def measure(
+        self, program: Program, run: Run, split: Split, seed: int, *, fresh_checker: bool = True
+    ) -> Measurement | None:
         """Score a finished run on a split; None if it did not finish."""
         if run.ending is not Ending.FINISHED or run.outputs is None:
             return None
         weights = run.outputs / "weights.safetensors"
-        measured = self.score(program, weights, split, seed)
+        measured = self.score(program, weights, split, seed, fresh_checker=fresh_checker)
         extra = {
             "params": float(scorer.parameters(weights)),
             "peak_memory_mb": run.peak_memory_bytes / 2**20,
@@ -94,12 +96,24 @@ class Bench:
             scoring_seconds=measured.scoring_seconds,
         )
 
-    def score(self, program: Program, weights: Path, split: Split, seed: int) -> Measurement:
-        """The task's metric of trained weights on a split."""
+    def score(
+        self,
+        program: Program,
+        weights: Path,
+        split: Split,
+        seed: int,
+        *,
+        fresh_checker: bool = True,
+    ) -> Measurement:
+        """The task's metric of trained weights on a split.
+
+        ``fresh_checker``: whether a second cell that has seen nothing answers the probes, as it
+        must for foreign code; without it the probes go to the reader, late and in other company.
+        """
         text = np.fromfile(self._text(split), dtype=np.uint8)
         content = np.fromfile(weights, dtype=np.uint8)
         started = time.monotonic()
-        cells = [self.sandbox.open(self.oracle_room) for _ in range(2)]
+        cells = [self.sandbox.open(self.oracle_room) for _ in range(2 if fresh_checker else 1)]
         waited = time.monotonic() - started
         try:
             return _with_seconds(self._score(cells, program, content, text, seed), started + waited)
@@ -121,11 +135,11 @@ class Bench:
                 return Measurement(metrics={}, reasons=(f"the oracle did not open: {run.reason}",))
             contexts.append(answer.header.get("context"))
         context = contexts[0]
-        if contexts[0] != contexts[1] or type(context) is not int:
+        if contexts[0] != contexts[-1] or type(context) is not int:
             reason = f"declared contexts {contexts}"
             return Measurement(metrics={}, integrity=Integrity.TAMPERED, reasons=(reason,))
         oracles = scorer.Oracles(
-            context=context, reader=_forward(cells[0]), checker=_forward(cells[1])
+            context=context, reader=_forward(cells[0]), checker=_forward(cells[-1])
         )
         rng = np.random.default_rng([seed, len(text)])
         return scorer.score(text, oracles, self.task.max_context, rng)

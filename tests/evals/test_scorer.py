@@ -103,14 +103,11 @@ def neighbourly() -> Oracle:
     """Reads its neighbours in the batch."""
 
     def answer(tokens_BT: scorer.Bytes) -> Logits:
-        return bigram(tokens_BT) + np.float32(0.01) * tokens_BT.mean(dtype=np.float32)
-
-    def shaped(tokens_BT: scorer.Bytes) -> Logits:
-        logits = answer(tokens_BT)
+        logits = bigram(tokens_BT)
         logits[..., int(tokens_BT.sum()) % 256] += 3
         return logits
 
-    return shaped
+    return answer
 
 
 @pytest.mark.parametrize("cheat", [peeking, remembering, consistent_liar, neighbourly])
