@@ -2,14 +2,15 @@
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from nightlab.agents import catalogue, judge
+from nightlab.agents import catalogue, directives, judge
 from nightlab.agents.lab import Lab
+from nightlab.agents.question import UNANSWERED
 from nightlab.agents.policy.interface import (
     Archive,
     Attempt,
@@ -52,6 +53,8 @@ class Decider:
     lab: Lab
     policy: Policy
     menu: Menu
+    unavailable: Callable[[], Set[str]] = frozenset
+    """Authors that can no longer be asked."""
     archive: Archive = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _programs: dict[str, Program] = field(default_factory=dict)
@@ -76,6 +79,8 @@ class Decider:
                 budget_left=self._budget_left(),
                 noise=judge.noise_floor(self.lab, self.lab.plan.screen).paired_sd,
                 closed=self._closed(),
+                closed_authors=self._closed_authors(),
+                only=directives.take_up(self.lab, self.menu),
             )
             number = self.lab.ledger.experiment(experiment).number
             rng = np.random.default_rng([self.lab.campaign.seed, 7, number])
@@ -113,6 +118,11 @@ class Decider:
                 )
         return list(self._records.values())
 
+    def _closed_authors(self) -> frozenset[str]:
+        """Authors that cannot be asked; none where that would leave nobody."""
+        closed = frozenset(self.unavailable())
+        return closed if closed < frozenset(self.menu.authors) else frozenset()
+
     def _budget_left(self) -> float:
         budget, spent = self.lab.objective.budget, self.lab.ledger.spent(self.lab.campaign.id)
         shares = [1.0]
@@ -148,6 +158,13 @@ class Decider:
             boldness=decision.boldness,
         )
 
+    def _author(self, experiment: Experiment) -> str:
+        """Who wrote it, or was asked to."""
+        if experiment.author or experiment.number == 0:
+            return experiment.author if experiment.number else "seed"
+        rows = self.lab.ledger.decisions(experiment.id)
+        return from_rows(rows).author if rows else ""
+
     def _attempt(self, experiment: Experiment) -> Attempt:
         if experiment.verdict is None and experiment.number > 0:
             rows = self.lab.ledger.decisions(experiment.id)
@@ -163,7 +180,7 @@ class Decider:
             program=experiment.program or "",
             parent=experiment.parent,
             genes=self._reading.genes(program) if program else {},
-            author=experiment.author if experiment.number else "seed",
+            author=self._author(experiment),
             part=part,
             variant=variant,
             boldness=str(max(1, len(experiment.edits))),
@@ -175,6 +192,8 @@ class Decider:
 def _outcome(experiment: Experiment, trials: Sequence[Trial], reward: float | None) -> Outcome:
     if experiment.verdict is None and experiment.number > 0:
         return Outcome.PENDING
+    if experiment.reason.startswith(UNANSWERED):
+        return Outcome.LOST
     if experiment.verdict in _OUTCOMES:
         return _OUTCOMES[experiment.verdict]
     if reward is None:
@@ -192,7 +211,11 @@ class _Reading:
     def genes(self, program: Program) -> Mapping[str, str]:
         """Which variant each part holds."""
         if program.id not in self._genes:
-            self._genes[program.id] = catalogue.current(program)
+            written = f"written:{program.id[:6]}"
+            self._genes[program.id] = {
+                part: written if variant == catalogue.EDITED else variant
+                for part, variant in catalogue.current(program).items()
+            }
         return self._genes[program.id]
 
     def closed(self, program: Program) -> frozenset[tuple[str, str]]:
@@ -239,7 +262,7 @@ def to_rows(decision: Decision) -> list[Row]:
 
 
 def from_rows(rows: Sequence[Row]) -> Decision:
-    """The decision that :func:`to_rows` took apart.
+    """The decision that :func:`to_rows` took apart; rows of other heads are passed over.
 
     Raises:
         KeyError: the rows are not complete.
@@ -247,7 +270,8 @@ def from_rows(rows: Sequence[Row]) -> Decision:
     by_head = {row.head: row for row in rows}
     whole = by_head.pop(WHOLE)
     choices = []
-    for row in sorted(by_head.values(), key=lambda r: int(r.head.partition(":")[0])):
+    numbered = [row for head, row in by_head.items() if head.partition(":")[0].isdigit()]
+    for row in sorted(numbered, key=lambda r: int(r.head.partition(":")[0])):
         head = row.head.partition(":")[2]
         features = dict(row.features) if isinstance(row.features, Mapping) else {}
         choices.append({**features, "head": head, "mask": row.mask, "mu": row.distribution})

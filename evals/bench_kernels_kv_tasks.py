@@ -27,12 +27,14 @@ Kind = Literal["multi_value", "multi_hop", "one_hop"]
 class Recall:
     """A batch of one kind, all of one length."""
 
-    context_BT: Tensor
-    question_BN: Tensor
-    answer_BM: Tensor
-    """What follows the question."""
-    scored_M: Tensor
-    """Which answer tokens had to be recalled (True), and which are known by heart."""
+    context: Tensor
+    """[B, T]."""
+    question: Tensor
+    """[B, N]."""
+    answer: Tensor
+    """[B, M]: what follows the question."""
+    scored: Tensor
+    """[M]: which answer tokens had to be recalled (True), and which are known by heart."""
 
 
 def _distinct(batch: int, among: int, count: int, generator: torch.Generator) -> Tensor:
@@ -71,7 +73,7 @@ def make(kind: Kind, batch: int, length: int, generator: torch.Generator) -> Rec
         mark = torch.full((batch, 1), ASK)
         question, answer = torch.cat([mark, asked[:, :1]], dim=1), asked[:, 1:]
     scored = torch.ones(answer.shape[1], dtype=torch.bool)
-    return Recall(context_BT=context, question_BN=question, answer_BM=answer, scored_M=scored)
+    return Recall(context=context, question=question, answer=answer, scored=scored)
 
 
 def _lists(batch: int, length: int, generator: torch.Generator) -> Recall:
@@ -83,9 +85,7 @@ def _lists(batch: int, length: int, generator: torch.Generator) -> Recall:
     half = pairs.view(batch, 2, PAIRS // 2, 2)[torch.arange(batch), which]
     question = (LIST_A + which)[:, None]
     scored = torch.tensor([False, True] * (PAIRS // 2))
-    return Recall(
-        context_BT=context, question_BN=question, answer_BM=half.flatten(1), scored_M=scored
-    )
+    return Recall(context=context, question=question, answer=half.flatten(1), scored=scored)
 
 
 def lesson(batch: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,7 @@ def _several(
     kind: Kind, batch: int, length: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     recall = make(kind, batch, length, generator)
-    parts, known = [recall.context_BT], [torch.zeros_like(recall.context_BT, dtype=torch.bool)]
+    parts, known = [recall.context], [torch.zeros_like(recall.context, dtype=torch.bool)]
     for question, answer in _questions(kind, recall, generator):
         parts += [question, answer]
         known += [torch.zeros_like(question, dtype=torch.bool)]
@@ -121,9 +121,9 @@ def _several(
 def _questions(
     kind: Kind, recall: Recall, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    context = recall.context_BT
+    context = recall.context
     batch = context.shape[0]
-    yield recall.question_BN, recall.answer_BM
+    yield recall.question, recall.answer
     starts = (context < SYMBOLS) if kind == "multi_hop" else (context >= TAGS) & (context < START)
     if kind == "multi_hop":
         starts[:, 1:] &= ~starts.cumsum(1).remainder(2).eq(0)[:, 1:]

@@ -46,7 +46,10 @@ class Laboratory:
         if setting not in self.traces:
             trace = train(setting, self.corpus)
             self.traces[setting] = trace
-            self._say(f"{len(self.traces):3d} {trace.loss:.4f} {trace.seconds:5.1f}s {dials}")
+            flags = sorted({r.flag for r in trace.readings if r.flag})
+            self._say(
+                f"{len(self.traces):3d} {trace.loss:.4f} {trace.seconds:5.1f}s {dials} {flags}"
+            )
         return self.traces[setting]
 
     def seeds(self, **dials: Any) -> list[Trace]:
@@ -62,7 +65,12 @@ def layers(trace: Trace, place: str, metric: str, step: int | None = None) -> li
 
 
 def value(reading: Reading, metric: str) -> float:
-    """One number of a reading; ``pr_share`` is corrected PR over D, ``se_share`` SE over ln D."""
+    """One number of a reading; ``pr_share`` is corrected PR over D, ``se_share`` SE over ln D.
+
+    nan where the reading is flagged.
+    """
+    if reading.d == 0:
+        return float("nan")
     if metric == "pr_share":
         return (reading.pr_corrected or np.nan) / reading.d
     if metric == "se_share":
@@ -76,8 +84,8 @@ def value(reading: Reading, metric: str) -> float:
 def across(traces: Sequence[Trace], place: str, metric: str) -> Result:
     """Mean over layers and seeds with a 95 % interval over seeds, and the mean of each layer."""
     by_seed = [layers(trace, place, metric) for trace in traces]
-    interval = trends.mean_interval([float(np.mean(each)) for each in by_seed])
-    return {"mean": interval, "layers": np.mean(by_seed, axis=0).tolist()}
+    interval = trends.mean_interval([float(np.nanmean(each)) for each in by_seed])
+    return {"mean": interval, "layers": np.nanmean(by_seed, axis=0).tolist()}
 
 
 def losses(traces: Sequence[Trace]) -> trends.Interval:
@@ -175,7 +183,7 @@ def prediction(lab: Laboratory) -> Result:
     then = [trace.losses[early] for trace in traces]
     rows = []
     for place, metric in metrics:
-        at_early = [float(np.mean(layers(t, place, metric, early))) for t in traces]
+        at_early = [float(np.nanmean(layers(t, place, metric, early))) for t in traces]
         inside = [_within(trace, place, metric) for trace in traces]
         rows.append(
             {
@@ -196,7 +204,7 @@ def prediction(lab: Laboratory) -> Result:
 
 def _within(trace: Trace, place: str, metric: str) -> trends.WithinRun:
     steps = sorted(trace.losses)
-    curve = [float(np.mean(layers(trace, place, metric, step))) for step in steps]
+    curve = [float(np.nanmean(layers(trace, place, metric, step))) for step in steps]
     return trends.within_run(steps, curve, [trace.losses[step] for step in steps])
 
 
@@ -222,7 +230,7 @@ def _ablation(traces: Sequence[Trace], early: int, metrics: Sequence[tuple[str, 
     final = np.array([trace.loss for trace in traces])
     curve = np.array([[t.losses[s] for s in sorted(t.losses) if s <= early] for t in traces])
     spectra = np.array(
-        [[np.mean(layers(t, place, metric, early)) for place, metric in metrics] for t in traces]
+        [[np.nanmean(layers(t, place, metric, early)) for place, metric in metrics] for t in traces]
     )
     sides = {"curve": curve, "spectra": spectra, "curve and spectra": np.hstack([curve, spectra])}
     errors = {
@@ -301,7 +309,15 @@ def study(scale: float = 1.0, say: Callable[[str], None] = lambda _: None) -> Re
     lab = Laboratory(scale, say)
     began = time.process_time()
     results = {name: experiment(lab) for name, experiment in EXPERIMENTS.items()}
-    runs = [asdict(t.setting) | {"loss": t.loss, "seconds": t.seconds} for t in lab.traces.values()]
+    runs = [
+        asdict(t.setting)
+        | {
+            "loss": t.loss,
+            "seconds": t.seconds,
+            "flags": sorted({r.flag for r in t.readings if r.flag}),
+        }
+        for t in lab.traces.values()
+    ]
     return {"cpu_seconds": time.process_time() - began, "experiments": results, "runs": runs}
 
 

@@ -10,11 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from nightlab.errors import SandboxError
 from nightlab.sandbox.guest.wire import Message
 from nightlab.vocabulary import Limits, Run, Tier
 
+MAX_ANSWER_BYTES = 512 << 20
+
 Hear = Callable[[Mapping[str, object]], None]
-"""Called with each progress point a worker reports: self-reported, shown and never rewarded."""
+"""Called with each progress point a worker reports: self-reported, shown and never rewarded.
+Raising :class:`AbortError` in it ends the cell as ``aborted``."""
+
+
+class AbortError(Exception):
+    """Raised by a listener that has heard enough; its text becomes the run's reason."""
 
 
 def ignore(_: Mapping[str, object]) -> None:
@@ -30,10 +38,27 @@ class Room:
     memory_bytes: int = 4 << 30
     processes: int = 64
     output_bytes: int = 256 << 20
+    """All outputs together; 0 for a cell that is only asked, which then has no output folder to
+    collect from and starts faster."""
     threads: int = 1
     gpu: str | None = None
     """UUID of the one GPU it may use."""
     labels: Mapping[str, str] | None = None
+
+
+def check_readable(data: Path | None) -> None:
+    """Whether the unnamed user inside can read a data folder: what it cannot read would look like
+    the program's failure.
+
+    Raises:
+        SandboxError: it cannot; says how to change that.
+    """
+    if data is None:
+        return
+    for path in (data, *data.rglob("*")):
+        wanted = 0o005 if path.is_dir() else 0o004
+        if path.stat().st_mode & wanted != wanted:
+            raise SandboxError(f"{path} is not readable by everybody; run `chmod -R a+rX {data}`")
 
 
 class Cell(Protocol):
@@ -43,13 +68,25 @@ class Cell(Protocol):
     """Where the guest sees the room's data folder."""
     out: str
     """Where the guest writes its outputs."""
+    startup_seconds: float
+    """What whoever opened it waited for it."""
 
-    def ask(self, message: Message, limits: Limits, hear: Hear = ignore) -> Message | None:
-        """Send a message and wait for its answer.
+    def ask(
+        self,
+        message: Message,
+        limits: Limits,
+        hear: Hear = ignore,
+        answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> Message | None:
+        """Send a message and wait for its answer, of at most so many bytes of arrays.
 
         Returns None when the cell died or passed a limit first; ``close`` then says why. An
         answer is untrusted. Answers with an ``error`` key are the program's own failure.
         """
+        ...
+
+    def alive(self) -> bool:
+        """Whether it can still be asked."""
         ...
 
     def close(self, expected: Mapping[str, int] | None = None) -> Run:

@@ -1,4 +1,9 @@
-"""The learned policy: a bandit's prior corrected by a small network, changed only on evidence."""
+"""The learned policy: a prior corrected by a small network that changes only on evidence.
+
+The prior is the bandit's (PUCT, Thompson sampling), with a share of foresight: mass on the edits
+whose expected improvement under the campaign's surrogate is largest. The share is the surrogate's
+leave-one-out correlation, so a campaign in which nothing can be foretold is left to the bandit.
+"""
 
 import json
 import time
@@ -20,7 +25,9 @@ from nightlab.agents.policy.surrogate import Kernel
 from nightlab.agents.policy.training import Adam, Moments, judged, train
 
 NAME = "actor-critic"
-BANDIT_VERSION = f"bandit-{PuctThompson.version}"
+PRIOR_VERSION = f"prior-{PuctThompson.version}"
+"""Version in charge where no weights are: the bandit with the surrogate's foresight."""
+MOST_FORESIGHT = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +50,7 @@ class Learning:
 
 
 class ActorCritic:
-    """Policy whose version in charge is a set of weights, or the bandit (``weights`` None)."""
+    """Policy whose version in charge is a set of weights, or the prior (``weights`` None)."""
 
     name = NAME
 
@@ -59,7 +66,7 @@ class ActorCritic:
         self.kernel = kernel or Kernel()
         self.learning = learning or Learning()
         self.weights = weights
-        self.version = version or (BANDIT_VERSION if weights is None else "1")
+        self.version = version or (PRIOR_VERSION if weights is None else "1")
         self.candidate: Weights = {n: w.copy() for n, w in (weights or fresh(seed)).items()}
         self.moments: Moments = Adam.start(self.candidate)
         self.updates = 0
@@ -70,8 +77,9 @@ class ActorCritic:
         """Draw an action. Raises UsageError where no program has been measured yet."""
         situation = Situation(context, self.kernel)
         scorer = PriorScorer() if self.weights is None else NetworkScorer(self.weights)
-        note = "the bandit is in charge" if self.weights is None else ""
-        return decide(context, situation, scorer, rng, self.name, self.version, note)
+        note = "the prior is in charge" if self.weights is None else ""
+        share = foresight(situation)
+        return decide(context, situation, scorer, rng, self.name, self.version, note, share)
 
     def learn(self, records: Sequence[Record], rng: np.random.Generator) -> Update:
         """Train the candidate a little; now and then let the gate decide on it.
@@ -154,10 +162,17 @@ class ActorCritic:
         elif self.weights is not None:
             back, bandit_ess = judged(None, self.weights, batch, rng)
             if back.adopt:
-                self.weights, self.version = None, BANDIT_VERSION
-                reason = f"returned to the bandit: {back.reason}"
+                self.weights, self.version = None, PRIOR_VERSION
+                reason = f"returned to the prior: {back.reason}"
                 return replace(back, adopt=True, reason=reason), bandit_ess
         return judgement, ess
+
+
+def foresight(situation: Situation) -> float:
+    """Share of the prior that follows the surrogate: as far as its forecasts have come true."""
+    if situation.surrogate is None:
+        return 0.0
+    return MOST_FORESIGHT * max(0.0, situation.surrogate.trust())
 
 
 def split(known: Sequence[Record], share: float) -> tuple[np.ndarray, np.ndarray]:

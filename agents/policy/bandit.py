@@ -57,10 +57,11 @@ def decide(
     name: str,
     version: str,
     note: str = "",
+    foresight: float = 0.0,
 ) -> Decision:
     """Draw every head with a scorer and freeze the decision."""
     seed = json.dumps(rng.bit_generator.state)
-    drawn = Draw(situation, scorer, rng).run()
+    drawn = Draw(situation, scorer, rng, foresight).run()
     archive = context.archive
     parent = next(choice for choice in drawn.choices if choice.head is Head.PARENT)
     root = archive.root[archive.row[parent.chosen]]

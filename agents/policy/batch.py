@@ -105,6 +105,8 @@ class Replay:
         context = np.array([decision.context[name] for name in CONTEXT], np.float32)
         heads = []
         for choice in decision.choices:
+            if sum(choice.mask) == 1:
+                continue
             features = np.zeros((len(choice.options), INPUT), np.float32)
             if choice.features:
                 features[:, : -len(context)] = np.array(choice.features)

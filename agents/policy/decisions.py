@@ -6,9 +6,10 @@ of it is frozen at decision time. A decision round-trips through JSON without lo
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from nightlab.agents.policy.attempts import Outcome
 
@@ -143,12 +144,19 @@ class Decision:
         return cls(**row)
 
 
-def _choice(row: Mapping[str, Sequence[object]]) -> Choice:
-    names = ("options", "mask", "mu", "prior", "value")
-    values = {name: tuple(row[name]) for name in names}
-    features = tuple(tuple(line) for line in row["features"])  # type: ignore[arg-type]
-    rest = {"head": Head(str(row["head"])), "index": row["index"], "draws": row["draws"]}
-    return Choice(**values, features=features, **rest)  # type: ignore[arg-type]
+def _choice(row: Mapping[str, Any]) -> Choice:
+    """One choice from parsed JSON, whose types only the constructor's checks vouch for."""
+    return Choice(
+        head=Head(row["head"]),
+        options=tuple(row["options"]),
+        mask=tuple(row["mask"]),
+        mu=tuple(row["mu"]),
+        index=row["index"],
+        features=tuple(tuple(line) for line in row["features"]),
+        prior=tuple(row["prior"]),
+        value=tuple(row["value"]),
+        draws=row["draws"],
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

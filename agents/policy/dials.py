@@ -4,9 +4,12 @@ It sees what the campaign measured at each setting of the dials (the ordered par
 a whole new setting; the other parts stay as the parent has them. Optuna is imported on first use.
 """
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from nightlab.errors import MissingError
 
 if TYPE_CHECKING:
     from nightlab.agents.policy.situation import Situation
@@ -67,6 +70,8 @@ def _ask(
         parts[dial].name: optuna.distributions.IntDistribution(0, len(parts[dial].variants) - 1)
         for dial in dials
     }
+    if author == "cmaes" and find_spec("cmaes") is None:
+        raise MissingError("The author cmaes needs the package cmaes: pip install cmaes.")
     seed = int(rng.integers(2**31))
     sampler: optuna.samplers.BaseSampler = (
         optuna.samplers.TPESampler(seed=seed, multivariate=True)

@@ -28,7 +28,8 @@ def floored(probabilities: Floats, mask: Mask, epsilon: float = EPSILON) -> Floa
     total = inside.sum()
     pi = inside / total if total > 0 else mask / count
     mixed: Floats = (1.0 - epsilon) * pi + epsilon * mask / count
-    return mixed / mixed.sum()
+    normal: Floats = mixed / mixed.sum()
+    return normal
 
 
 def best_probabilities(mean: Floats, deviation: Floats, mask: Mask, nodes: int = 96) -> Floats:
@@ -53,14 +54,16 @@ def best_probabilities(mean: Floats, deviation: Floats, mask: Mask, nodes: int =
     mass = weight.sum(axis=1)
     total = mass.sum()
     result[chosen] = mass / total if total > 0 else mu == mu.max()
-    return result / result.sum()
+    normal: Floats = result / result.sum()
+    return normal
 
 
 def softmax(logits: Floats, mask: Mask) -> Floats:
     """Softmax on the mask, 0 elsewhere, shape (options,)."""
     inside = np.where(mask, logits, -np.inf)
     weights: Floats = np.exp(inside - inside.max())
-    return weights / weights.sum()
+    result: Floats = weights / weights.sum()
+    return result
 
 
 def draw(

@@ -45,6 +45,7 @@ class Evidence:
         rows = []
         gains = []
         scale = spread(archive)
+        self.spread = scale
         for row, attempt in enumerate(archive.attempts):
             above = archive.parent[row]
             if above < 0 or attempt.outcome in (Outcome.PENDING, Outcome.LOST):
@@ -100,7 +101,8 @@ def spread(archive: Archive) -> float:
     rewards = [attempt.reward for attempt in archive.attempts if attempt.reward is not None]
     if len(rewards) < 2:
         return 1.0
-    low, high = np.quantile(np.array(rewards), (0.1, 0.9))
+    ordered = np.sort(np.array(rewards))
+    low, high = ordered[len(ordered) // 10], ordered[-1 - len(ordered) // 10]
     if high > low:
         return float(high - low) / 2
     return float(np.ptp(rewards)) or 1.0

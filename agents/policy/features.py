@@ -7,10 +7,10 @@ scalars are the same for all options of a decision and stored once.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from nightlab.agents.policy.attempts import EXTRA_FEATURES, Outcome
 from nightlab.agents.policy.evidence import Posterior
+from nightlab.agents.policy.ranks import mid_ranks, top_ranks
 from nightlab.agents.policy.situation import Edits, Situation
 
 Floats = NDArray[np.float64]
@@ -223,7 +223,7 @@ def _effect(situation: Situation, part: int, size: int) -> Floats:
     """Mean reward rank of the archive's programs that hold each variant, centred, shrunk."""
     archive = situation.archive
     rows = [r for r, a in enumerate(archive.attempts) if a.outcome is Outcome.VALID]
-    ranks = rankdata(archive.rewards(rows)) / len(rows) - 0.5
+    ranks = mid_ranks(archive.rewards(rows)) / len(rows) - 0.5
     codes = np.array([archive.codes[row][part] for row in rows])
     inside = (codes >= 0) & (codes < size)
     total = np.bincount(codes[inside], ranks[inside], minlength=size)
@@ -240,7 +240,7 @@ def _relative(values: Floats, mask: NDArray[np.bool_]) -> Floats:
 
 def _rank(values: Floats, mask: NDArray[np.bool_]) -> Floats:
     """1 for the best option, falling by halves: 1, 1/2, 1/3 ...; 0 off the mask."""
-    order = rankdata(np.where(mask, -values, np.inf), method="min")
+    order = top_ranks(np.where(mask, values, -np.inf))
     return np.where(mask, 1.0 / order, 0.0)
 
 

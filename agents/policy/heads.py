@@ -24,6 +24,10 @@ ARGMAX_SHARE = 0.9
 """Share of the parent's prior on the best PUCT score; the rest is uniform over the candidates."""
 
 
+SHARPNESS = 8.0
+"""Power of the expected improvement in the prior's share of foresight."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """A head's distribution before the floor, and the critic's values where there are any."""
@@ -57,6 +61,8 @@ class Draw:
     situation: Situation
     scorer: Scorer
     rng: np.random.Generator
+    foresight: float = 0.0
+    """Share of the prior that follows the surrogate's forecasts instead of the bandit."""
     epsilon: float = EPSILON
 
     def __post_init__(self) -> None:
@@ -81,7 +87,8 @@ class Draw:
         names = [situation.archive.attempts[row].id for row in situation.rows]
         mask = situation.allowed(Head.PARENT, names, situation.parent_mask)
         table = read.parent_features(situation)
-        prior = parent_prior(situation.puct, mask)
+        gain = np.where(situation.edits.open, situation.edits.gain, 0.0).max(axis=1, initial=0.0)
+        prior = self._mixed(parent_prior(situation.puct, mask), gain, mask)
         return self._draw(Head.PARENT, names, mask, table, prior)
 
     def _author(self, row: int) -> str:
@@ -89,13 +96,13 @@ class Draw:
         options = list(situation.archive.menu.authors)
         mask = np.array([self._can(author, row) for author in options], dtype=np.bool_)
         if not mask.any():
-            mask = np.array([a not in situation.context.closed_authors for a in options])
+            mask = np.array([author in situation.authors for author in options])
         index = self._simple(Head.AUTHOR, options, situation.evidence.authors, mask)
         return options[index]
 
     def _can(self, author: str, row: int) -> bool:
         situation = self.situation
-        if author in situation.context.closed_authors:
+        if author not in situation.authors:
             return False
         if author == "catalogue":
             return bool(situation.edits.open[row].any())
@@ -111,14 +118,15 @@ class Draw:
         ]
         if author != "catalogue":
             part = self._part(situation.edits, row, np.ones(len(menu.parts), dtype=np.bool_))
-            self._draw(Head.VARIANT, ["free"], np.ones(1, np.bool_), np.zeros((1, 20)), np.ones(1))
+            self._only(Head.VARIANT, ["free"])
             self.edits.append((menu.parts[part].name, "free"))
             return
+        name = situation.archive.attempts[situation.rows[row]].id
         edits, codes = situation.edits, situation.codes[row].copy()
         changed: set[int] = set()
         for turn in range(int(level) if level.isdigit() else 1):
             if turn:
-                edits, row = situation.at(codes[None, :], [""]), 0
+                edits, row = situation.at(codes[None, :], [name]), 0
             mask = _open_parts(situation, edits, row)
             mask[list(changed)] = False
             if not mask.any():
@@ -133,7 +141,10 @@ class Draw:
         names = [part.name for part in situation.archive.menu.parts]
         mask = situation.allowed(Head.PART, names, mask)
         belief = situation.evidence.about(situation.evidence.parts, names)
+        gain = np.zeros(len(names))
+        np.maximum.at(gain, situation.pair_part, np.where(edits.open, edits.gain, 0.0)[row])
         prior = best_probabilities(belief.mean, belief.deviation, mask)
+        prior = self._mixed(prior, gain, mask)
         table = read.part_features(situation, edits, row, belief, prior)
         return self._draw(Head.PART, names, mask, table, prior)
 
@@ -146,6 +157,7 @@ class Draw:
         keys = [(name, option) for option in options]
         belief = situation.evidence.about(situation.evidence.variants, keys)
         prior = best_probabilities(belief.mean, belief.deviation, mask)
+        prior = self._mixed(prior, edits.gain[row][situation.pair_part == part], mask)
         table = read.variant_features(situation, edits, row, part, now, belief, prior)
         index = self._draw(Head.VARIANT, list(options), mask, table, prior)
         self.edits.append((name, options[index]))
@@ -160,10 +172,30 @@ class Draw:
     ) -> int:
         everything = np.ones(len(options), dtype=np.bool_) if mask is None else mask
         mask = self.situation.allowed(head, list(options), everything)
+        if len(options) == 1:
+            return self._only(head, options)
         belief: Posterior = self.situation.evidence.about(keys, options)
         prior = best_probabilities(belief.mean, belief.deviation, mask)
+        if head is Head.BOLDNESS:
+            # what is foretold is one edit at a time
+            prior = self._mixed(prior, np.eye(len(options))[0], mask)
         table = read.other_features(self.situation, belief, prior)
         return self._draw(head, options, mask, table, prior)
+
+    def _mixed(self, prior: Floats, gain: Floats, mask: Mask) -> Floats:
+        """The prior with its share of foresight: mass on the largest expected improvements."""
+        inside = np.where(mask, gain, 0.0)
+        if self.foresight <= 0.0 or inside.max() <= 0.0:
+            return prior
+        sharp = (inside / inside.max()) ** SHARPNESS
+        mixed: Floats = (1.0 - self.foresight) * prior + self.foresight * sharp / sharp.sum()
+        return mixed
+
+    def _only(self, head: Head, options: Sequence[str]) -> int:
+        """Log a head that leaves no choice."""
+        one = np.ones(1)
+        self.choices.append(draw(head, options, one > 0, one, self.rng, prior=one))
+        return 0
 
     def _draw(
         self, head: Head, options: Sequence[str], mask: Mask, table: Floats, prior: Floats

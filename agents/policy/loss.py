@@ -26,8 +26,10 @@ class Terms:
     clip: float = 10.0
     importance: float = 1.0
     direct: float = 1.0
-    kl: float = 0.02
+    kl: float = 0.3
     entropy: float = 0.05
+    pessimism: float = 1.0
+    """Deviations of the critics taken off the foretold advantage of the direct term."""
     entropy_floor: float = 0.15
     """Least entropy of a head over that of the uniform distribution."""
     critic: float = 0.5
@@ -65,7 +67,7 @@ def loss(params: Parameters, batch: Batch, terms: Terms) -> tuple[Tensor, dict[s
         pi = view.log_pi.exp()
         with torch.no_grad():
             foretold = model.critics(params, head, features)[..., 1]
-            pessimistic = foretold.mean(dim=0) - foretold.std(dim=0)
+            pessimistic = foretold.mean(dim=0) - terms.pessimism * foretold.std(dim=0)
         direct = direct + (share * (pi * pessimistic).sum(dim=1)).sum()
         divergence = divergence + (share * _divergence(view, pi)).sum()
         lack = lack + (share * _lack(view, pi, terms.entropy_floor)).sum()

@@ -60,8 +60,8 @@ def _view(params: Parameters, head: int, batch: HeadBatch) -> HeadView:
 
 def joint(views: dict[int, HeadView], count: int) -> Tensor:
     """Log probability of each decision's whole action, floor included, shape (decisions,)."""
-    first = next(iter(views.values())).taken
-    total = torch.zeros(count, dtype=first.dtype)
+    dtype = next(iter(views.values())).taken.dtype if views else torch.float32
+    total = torch.zeros(count, dtype=dtype)
     for view in views.values():
         total = total.index_add(0, torch.from_numpy(view.batch.decision), view.taken)
     return total

@@ -2,7 +2,7 @@
 
 One small perceptron per head scores each option from its features and the context; a head's
 logits are ``base * log prior + perceptron``. A fresh actor has base 1 and a last layer of zeros,
-so it is exactly the bandit. The critics foretell, for an option, the learning reward and the
+so it is exactly the prior. The critics foretell, for an option, the learning reward and the
 entropic advantage; member k never saw fold k.
 """
 
@@ -30,11 +30,12 @@ FLOOR = 1e-3
 
 
 def fresh(seed: int) -> Weights:
-    """Weights of a policy that has learned nothing: the bandit exactly."""
+    """Weights of a policy that has learned nothing: the prior exactly."""
     rng = np.random.default_rng(seed)
 
     def layer(rows: int, columns: int) -> Singles:
-        return (rng.standard_normal((rows, columns)) * np.sqrt(1.5 / rows)).astype(np.float32)
+        scaled = rng.standard_normal((rows, columns)) * np.sqrt(1.5 / rows)
+        return np.asarray(scaled, dtype=np.float32)
 
     weights: Weights = {}
     for head in HEADS:
@@ -73,12 +74,18 @@ class NetworkScorer:
         prior: Floats,
         mask: NDArray[np.bool_],
     ) -> Scored:
+        base = float(self.weights[f"{head}.base"][0])
+        logits = self.logits(head, features, context) + base * log_prior(prior)
+        return Scored(softmax(logits, mask), self.values(head, join(features, context)))
+
+    def logits(self, head: Head, features: Floats, context: Floats) -> Floats:
+        """The perceptron's share of the logits, shape (options,)."""
         w = self.weights
         rows = join(features, context)
         hidden = np.maximum(rows @ w[f"{head}.1"] + w[f"{head}.b1"], 0.0)
         hidden = np.maximum(hidden @ w[f"{head}.2"] + w[f"{head}.b2"], 0.0)
-        logits = (hidden @ w[f"{head}.3"])[:, 0] + w[f"{head}.base"] * log_prior(prior)
-        return Scored(softmax(logits.astype(np.float64), mask), self.values(head, rows))
+        out: Floats = (hidden @ w[f"{head}.3"])[:, 0].astype(np.float64)
+        return out
 
     def values(self, head: Head, rows: Floats) -> Floats:
         """Mean foretold advantage over the critics, shape (options,)."""

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from nightlab.agents.policy.archive import Archive
 from nightlab.agents.policy.attempts import Outcome
+from nightlab.agents.policy.ranks import mid_ranks
 
 Floats = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ def puct(archive: Archive, rows: Sequence[int], c: float = 1.0) -> Floats:
     children = np.array([archive.best_child[row] for row in rows])
     quality = np.where(np.isfinite(children), children, rewards)
     # ties share a rank, so that the order of arrival carries no weight
-    weight = rankdata(rewards)
+    weight = mid_ranks(rewards)
     visits = np.array([archive.visits[row] for row in rows], dtype=np.float64)
     explore = (weight / weight.sum()) * np.sqrt(1.0 + archive.expansions) / (1.0 + visits)
     scores: Floats = (quality - rewards.max()) / span + c * explore

@@ -8,7 +8,7 @@ from scipy.special import ndtr
 
 from nightlab.agents.policy.archive import Archive
 from nightlab.agents.policy.decisions import Head
-from nightlab.agents.policy.evidence import Evidence, spread
+from nightlab.agents.policy.evidence import Evidence
 from nightlab.agents.policy.interface import Context
 from nightlab.agents.policy.puct import blocked, puct, shortlist
 from nightlab.agents.policy.surrogate import Kernel, Surrogate
@@ -52,8 +52,11 @@ class Situation:
         self.pair_code = np.concatenate(
             [np.arange(len(part.variants)) for part in parts] or [np.zeros(0, np.int64)]
         ).astype(np.int64)
+        self._place = {pair: place for place, pair in enumerate(self.pairs)}
         self._weights = _hash_weights(len(parts))
         self._keys = self._hash(np.array(list(archive.seen), dtype=np.int64))
+        self.authors = self._authors()
+        self._wanted = self._wanted_pairs()
         scores = puct(archive, valid)
         free = self._reachable(valid)
         picked = shortlist(archive, scores[free], [valid[at] for at in free], CANDIDATES)
@@ -62,7 +65,7 @@ class Situation:
         self.puct: Floats = scores[picked]
         self.rewards = archive.rewards(self.rows)
         self.all_rewards = archive.rewards(valid)
-        self.spread = spread(archive)
+        self.spread = self.evidence.spread
         self.surrogate = None if kernel is None else Surrogate.of(archive, kernel, context.noise)
         self.codes: Codes = np.array([archive.codes[row] for row in self.rows], dtype=np.int64)
         self.belief = self._parents()
@@ -72,11 +75,7 @@ class Situation:
 
     def at(self, codes: Codes, ids: list[str]) -> Edits:
         """All edits of some programs; ``ids`` names them for the lookup of closed pairs."""
-        is_open = self._open(codes)
-        for row, name in enumerate(ids):
-            for closed in self.context.closed.get(name, ()):
-                if closed in self.pairs:
-                    is_open[row, self.pairs.index(closed)] = False
+        is_open = self._open(codes, ids)
         mean = np.zeros(is_open.shape)
         deviation = np.ones(is_open.shape)
         gain = np.zeros(is_open.shape)
@@ -97,13 +96,17 @@ class Situation:
         narrowed: Mask = mask & np.array([option in only for option in options], dtype=np.bool_)
         return narrowed if narrowed.any() else mask
 
-    def _open(self, codes: Codes) -> Mask:
-        """Pairs that change a program into one that the archive does not hold."""
+    def _open(self, codes: Codes, ids: list[str]) -> Mask:
+        """Pairs that can change a program into one that the archive does not hold."""
         now = codes[:, self.pair_part]
         with np.errstate(over="ignore"):
             shift = (self.pair_code - now) * self._weights[self.pair_part]
             keys = self._hash(codes)[:, None] + shift
-        is_open: Mask = (now != self.pair_code) & ~np.isin(keys, self._keys)
+        is_open: Mask = (now != self.pair_code) & ~np.isin(keys, self._keys) & self._wanted
+        for row, name in enumerate(ids):
+            closed = self.context.closed.get(name)
+            if closed:
+                is_open[row, [self._place[pair] for pair in closed if pair in self._place]] = False
         return is_open
 
     def _reachable(self, valid: list[int]) -> list[int]:
@@ -111,15 +114,33 @@ class Situation:
         if self._asked():
             return list(range(len(valid)))
         codes = np.array([self.archive.codes[row] for row in valid], dtype=np.int64)
-        free = np.flatnonzero(self._open(codes).any(axis=1)).tolist()
+        ids = [self.archive.attempts[row].id for row in valid]
+        free = np.flatnonzero(self._open(codes, ids).any(axis=1)).tolist()
+        if not free and not self._wanted.all():
+            self._wanted = np.ones(len(self.pairs), dtype=np.bool_)
+            return self._reachable(valid)
         if not free:
-            raise UsageError("Every program one edit away from the archive has been tried.")
+            raise UsageError("Everything one edit away from a measured program has been tried.")
         return list(free)
+
+    def _authors(self) -> frozenset[str]:
+        """Authors that can be asked and that a directive allows (unless it leaves none)."""
+        able = frozenset(self.archive.menu.authors) - self.context.closed_authors
+        return able & self.context.only.get(Head.AUTHOR, able) or able
+
+    def _wanted_pairs(self) -> Mask:
+        """Pairs that a directive allows; dropped where it would leave nothing to do."""
+        parts = self.context.only.get(Head.PART)
+        variants = self.context.only.get(Head.VARIANT)
+        wanted = [
+            (parts is None or part in parts) and (variants is None or variant in variants)
+            for part, variant in self.pairs
+        ]
+        return np.array(wanted, dtype=np.bool_) if any(wanted) else np.ones(len(wanted), np.bool_)
 
     def _asked(self) -> bool:
         """Whether an author can be asked that is not bound to the menu."""
-        free = {"catalogue", "tpe", "cmaes"}
-        return bool(set(self.archive.menu.authors) - free - self.context.closed_authors)
+        return bool(self.authors - {"catalogue"})
 
     def _parents(self) -> tuple[Floats, Floats]:
         if self.surrogate is None:
@@ -130,11 +151,12 @@ class Situation:
         return belief.mean, belief.deviation
 
     def _parent_mask(self) -> Mask:
-        mask = self.edits.open.any(axis=1)
+        mask: Mask = np.asarray(self.edits.open.any(axis=1), dtype=np.bool_)
         if self._asked():
             mask = np.ones(len(self.rows), dtype=np.bool_)
         family = blocked(self.archive)
-        unblocked = mask & np.array([row not in family for row in self.rows], dtype=np.bool_)
+        outside: Mask = np.array([row not in family for row in self.rows], dtype=np.bool_)
+        unblocked: Mask = np.logical_and(mask, outside)
         return unblocked if unblocked.any() else mask
 
     def _hash(self, codes: Codes) -> Codes:

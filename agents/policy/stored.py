@@ -54,8 +54,13 @@ def load(folder: Path) -> PuctThompson | ActorCritic:
 
 def warm() -> ActorCritic:
     """The policy that ships with the package, pre-trained on simulated and recorded campaigns."""
-    weights, about = read(Path(str(resources.files("nightlab.agents.policy"))) / WARM)
+    weights, about = read(warm_path())
     return ActorCritic(weights, version=about["version"])
+
+
+def warm_path() -> Path:
+    """Where the weights that ship with the package lie."""
+    return Path(str(resources.files("nightlab.agents.policy"))) / WARM
 
 
 def cold(seed: int = 0) -> ActorCritic:

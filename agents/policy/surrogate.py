@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from nightlab.agents.policy.archive import Archive
+from nightlab.agents.policy.ranks import mid_ranks
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -51,7 +51,7 @@ class Posterior:
 
 def rank_scores(rewards: Floats) -> Floats:
     """Normal quantiles of the ranks, shape kept; ties share their mean rank."""
-    scores: Floats = ndtri((rankdata(rewards) - 0.5) / len(rewards))
+    scores: Floats = ndtri((mid_ranks(rewards) - 0.5) / len(rewards))
     return scores
 
 
@@ -169,5 +169,5 @@ def _informative(scores: Floats, limit: int) -> NDArray[np.int64]:
     if count <= limit:
         return np.arange(count)
     best = np.argsort(-scores, kind="stable")[: limit // 2]
-    latest = np.arange(count - (limit - len(best)), count)
-    return np.union1d(best, latest)
+    rest = np.setdiff1d(np.arange(count), best)
+    return np.union1d(best, rest[len(best) - limit :])

@@ -53,7 +53,7 @@ class Adam:
         first: dict[str, Singles] = {}
         second: dict[str, Singles] = {}
         for name, slope in slopes.items():
-            scaled = slope * scale
+            scaled = np.asarray(slope * scale, dtype=np.float32)
             first[name] = np.float32(0.9) * moments.first[name] + np.float32(0.1) * scaled
             second[name] = np.float32(0.999) * moments.second[name] + np.float32(0.001) * (
                 scaled * scaled
@@ -69,7 +69,12 @@ def train(
     rate: float,
     terms: "Terms | None" = None,
 ) -> tuple[Moments, dict[str, float]]:
-    """One step on ``weights`` in place: the optimizer's next state and the loss's parts."""
+    """One step on ``weights`` in place: the optimizer's next state and the loss's parts.
+
+    A batch in which no head had a choice changes nothing.
+    """
+    if not batch.heads:
+        return moments, {}
     import torch
 
     from nightlab.agents.policy import loss, model
@@ -98,6 +103,8 @@ def judged(
     source = candidate if candidate is not None else current
     if source is None:
         raise ValueError("two bandits do not differ")
+    if not batch.heads:
+        return Judgement(False, "no held-out decision had a choice"), 0.0
     critics = model.parameters(source)
 
     def value(weights: Weights | None) -> Worth:

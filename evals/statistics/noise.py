@@ -81,7 +81,7 @@ class NoiseFloor:
         """Chi-squared confidence interval of ``sd``, metric's unit (normal noise assumed)."""
         tail = (1 - confidence) / 2
         squares = self.sd**2 * self.df
-        low, high = stats.chi2.ppf([1 - tail, tail], self.df)
+        low, high = (float(stats.chi2.ppf(level, self.df)) for level in (1 - tail, tail))
         return math.sqrt(squares / low), math.sqrt(squares / high)
 
     def mean_interval(self, confidence: float = 0.95) -> tuple[float, float]:

@@ -6,6 +6,7 @@ the host counts them again from outside and decides. What this file writes is se
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,13 +131,15 @@ def _loop(
         for group in t.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
         loss = loss_of(t.model, *t.batches.next())
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"the loss is not finite at step {step}")
         t.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if t.recipe.clip > 0:
             nn.utils.clip_grad_norm_(t.model.parameters(), t.recipe.clip)
         t.optimizer.step()
         step += 1
-        losses.append(loss.item())
         if progress >= due:
             tokens = step * t.recipe.batch * t.recipe.context
             point = {"progress": progress, "step": step, "tokens": tokens}

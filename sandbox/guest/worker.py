@@ -5,6 +5,8 @@ Nothing it answers is trusted. As ``--listen PATH`` it forks one worker per conn
 ``process`` tier uses: a fork costs milliseconds where an import costs seconds.
 """
 
+import contextlib
+import json
 import os
 import select
 import signal
@@ -20,7 +22,8 @@ from typing import Any
 
 import torch
 
-from nightlab.sandbox.guest import oracle, train
+from nightlab.sandbox.guest import oracle, seal, train
+from nightlab.sandbox.guest.init import watch
 from nightlab.sandbox.guest.program import load
 from nightlab.sandbox.guest.wire import Array, Message, encode, receive
 
@@ -52,14 +55,16 @@ class Channel:
 class Worker:
     """Answers one request after another about one program."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, root: int, sealed: bool) -> None:
+        """``root`` is the first process of the cell, as this process sees it."""
         self.channel = channel
+        self.hello = {"ready": True, "pid": root, "sealed": sealed, "torch": torch.__version__}
         self.program: ModuleType | None = None
         self.oracle: oracle.Oracle | None = None
 
     def serve(self) -> None:
         """Answer until the host closes the channel."""
-        self.channel.send({"ready": True, "pid": os.getpid()})
+        self.channel.send(self.hello)
         while True:
             try:
                 request = self.channel.receive()
@@ -72,6 +77,9 @@ class Worker:
                 print(trace, file=sys.stderr)
                 kind = type(error).__name__
                 header, arrays = {"error": f"{kind}: {error}"[:2000], "trace": trace[-4000:]}, ()
+            with contextlib.suppress(Exception):  # both may be the program's by now
+                sys.stdout.flush()
+                sys.stderr.flush()
             self.channel.send(header, arrays)
 
     def _answer(self, request: Message) -> Answer:
@@ -118,15 +126,15 @@ def _open(program: ModuleType, arrays: Sequence[Array], device: str) -> oracle.O
         return oracle.Oracle(program, Path(file.name), device)
 
 
-def serve_pipes() -> None:
+def serve_pipes(sealed: bool = False) -> None:
     """Serve on standard input and output; whatever the program prints goes to standard error."""
     incoming = os.fdopen(os.dup(0), "rb")
     outgoing = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    _prepare()
+    _prepare(int(os.environ.get("NIGHTLAB_THREADS", "1")))
     _warm()
-    Worker(Channel(incoming, outgoing)).serve()
+    Worker(Channel(incoming, outgoing), os.getpid(), sealed).serve()
 
 
 def _warm() -> None:
@@ -137,8 +145,8 @@ def _warm() -> None:
     optimizer.step()
 
 
-def _prepare() -> None:
-    torch.set_num_threads(int(os.environ.get("NIGHTLAB_THREADS", "1")))
+def _prepare(threads: int) -> None:
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
 
 
@@ -153,30 +161,38 @@ class _Forks(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 
 class _Connection(socketserver.BaseRequestHandler):
     def handle(self) -> None:
+        """Serve one cell in a forked child of the server: a reaper and, below it, the worker."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        seal.prctl(seal.PR_SET_PDEATHSIG, signal.SIGTERM)  # on which its reaper buries everything
         os.setsid()
         connection: socket.socket = self.request
-        channel = Channel(connection.makefile("rb"), connection.makefile("wb"))
-        log = os.open(channel.read(int.from_bytes(channel.read(2), "big")), os.O_WRONLY)
+        payload, (log, *_), _, _ = socket.recv_fds(connection, 65536, 1)
         for stream in (1, 2):
             os.dup2(log, stream)
-        _prepare()
-        try:
-            Worker(channel).serve()
-        finally:
-            os._exit(0)
+        os.close(log)
+        keeper = os.getpid()
+        connection.sendall(keeper.to_bytes(4, "big"))
+        connection.recv(1)  # the host has put this process into its control group
+        watch(lambda: _serve_connection(connection, json.loads(payload), keeper))
+
+
+def _serve_connection(connection: socket.socket, settings: Mapping[str, Any], keeper: int) -> None:
+    seal.prctl(seal.PR_SET_PDEATHSIG, signal.SIGKILL)
+    tempfile.tempdir = settings["tmp"]
+    os.chdir(settings["tmp"])
+    sealed = seal.apply(seal.Seal(**settings["seal"]))
+    _prepare(settings["threads"])
+    channel = Channel(connection.makefile("rb"), connection.makefile("wb"))
+    Worker(channel, keeper, sealed).serve()
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``worker`` serves its pipes; ``worker --listen PATH`` forks one worker per connection."""
-    if arguments[:1] == ["--listen"]:
-        _warm()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps dead workers
-        with _Forks(arguments[1], _Connection) as server:
-            print("listening", flush=True)
-            server.serve_forever(poll_interval=1.0)
-    else:
-        serve_pipes()
+    """``worker --listen PATH`` forks one worker for every connection."""
+    _warm()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps dead cells
+    with _Forks(arguments[1], _Connection) as server:
+        print("listening", flush=True)
+        server.serve_forever(poll_interval=1.0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""How a language model writes a proposal: what it is shown, how it answers, how that is read."""

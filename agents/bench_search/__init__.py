@@ -1,0 +1,1 @@
+"""Benchmarks of the search itself: every arm, the same tables, the same budget."""

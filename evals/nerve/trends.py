@@ -1,0 +1,149 @@
+"""Honest correlations: with intervals, without shared trends, and beside the plain baselines.
+
+Two curves that both drift with training correlate whatever they are. So a correlation within a
+run is shown beside that of first differences and that of the step count alone; and across runs, at
+one equal step, by ranks, with what remains after the loss at that step is accounted for.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Mean with Student's 95 % interval over independent repeats; infinite for one repeat."""
+    x = np.asarray(values, dtype=float)
+    if len(x) < 2:
+        return Interval(float(x.mean()), -np.inf, np.inf)
+    half = float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return Interval(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
+
+
+def correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Pearson's r; nan where either side is constant or shorter than 3."""
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+class WithinRun(NamedTuple):
+    """Correlation of a metric with the loss over one run's checkpoints."""
+
+    raw: float
+    detrended: float
+    """Of first differences per unit of log step: the shared drift removed."""
+    step_alone: float
+    """Of the log step count with the loss: what a clock achieves."""
+
+
+def within_run(steps: Sequence[int], metric: Sequence[float], loss: Sequence[float]) -> WithinRun:
+    """Raw and detrended correlation of a metric with the loss, and that of the step count."""
+    clock = np.log(np.asarray(steps, dtype=float))
+    gap = np.diff(clock)
+    return WithinRun(
+        correlation(metric, loss),
+        correlation((np.diff(metric) / gap).tolist(), (np.diff(loss) / gap).tolist()),
+        correlation(clock.tolist(), loss),
+    )
+
+
+def rank_correlation(
+    a: Sequence[float],
+    b: Sequence[float],
+    given: Sequence[float] | None = None,
+    *,
+    groups: Sequence[object] | None = None,
+    seed: int = 0,
+) -> Interval:
+    """Spearman's rho over runs with a bootstrap interval (2,000 draws).
+
+    With ``given``, the partial rank correlation: both sides' ranks less their regression on the
+    ranks of ``given``. With ``groups``, one label a run, whole groups are drawn: repeats of one
+    configuration are not independent runs.
+    """
+    columns = [
+        np.asarray(each, dtype=float) for each in ((a, b) if given is None else (a, b, given))
+    ]
+    table = np.column_stack(columns)
+    rng = np.random.default_rng(seed)
+    parts = _members(groups, len(table))
+    draws = []
+    for _ in range(2000):
+        drawn = rng.integers(len(parts), size=len(parts))
+        draws.append(_partial(table[np.concatenate([parts[at] for at in drawn])]))
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    return Interval(_partial(table), float(low), float(high))
+
+
+def _partial(table: Floats) -> float:
+    ranks = np.column_stack([stats.rankdata(column) for column in table.T])
+    ranks -= ranks.mean(0)
+    if ranks.shape[1] == 3:
+        z = ranks[:, 2]
+        norm = float(z @ z)
+        if norm == 0:
+            return float("nan")
+        ranks = ranks[:, :2] - np.outer(z, z @ ranks[:, :2]) / norm
+    return correlation(ranks[:, 0].tolist(), ranks[:, 1].tolist())
+
+
+def _members(groups: Sequence[object] | None, runs: int) -> list[NDArray[np.int64]]:
+    """Row numbers of each group; every row its own group where none are given."""
+    if groups is None:
+        return [np.array([at]) for at in range(runs)]
+    return [np.flatnonzero([label == each for each in groups]) for label in dict.fromkeys(groups)]
+
+
+def prediction_error(
+    features: Floats,
+    target: Floats,
+    *,
+    seed: int,
+    folds: int = 5,
+    groups: Sequence[object] | None = None,
+) -> float:
+    """Root mean squared error of ridge regression on runs left out, folds drawn by ``seed``.
+
+    ``features`` [runs, F], ``target`` [runs]. Runs of one group are left out together. The ridge strength is chosen within the training
+    folds, so adding useless features costs something but not everything.
+    """
+    members = _members(groups, len(target))
+    order = np.random.default_rng(seed).permutation(len(members))
+    errors = []
+    for fold in np.array_split(order, folds):
+        part = np.concatenate([members[at] for at in fold])
+        rest = np.setdiff1d(order, part)
+        centre, scale = features[rest].mean(0), features[rest].std(0) + 1e-12
+        x, x_out = (features[rest] - centre) / scale, (features[part] - centre) / scale
+        y = target[rest]
+        strength = min(np.logspace(-2, 3, 12), key=lambda s: _leave_one_out(x, y, s))
+        weights = np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ (y - y.mean()))
+        errors.append((x_out @ weights + y.mean() - target[part]) ** 2)
+    return float(np.sqrt(np.concatenate(errors).mean()))
+
+
+def _leave_one_out(x: Floats, y: Floats, strength: float) -> float:
+    """Mean squared leave-one-out error of a ridge fit, in closed form."""
+    hat = x @ np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T)
+    hat += 1 / len(y)
+    residual = y - hat @ y
+    return float(np.mean((residual / (1 - np.diag(hat).clip(max=0.999))) ** 2))
