@@ -1,8 +1,10 @@
 """``nightlab bench NAME``: every claim about speed or search, measured again on this machine."""
 
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True)
+kernels = typer.Typer(no_args_is_help=True)
+app.add_typer(kernels, name="kernels", help="Kernels against the plain way, in one run.")
+
+Out = Annotated[Path, typer.Option(help="Folder for the plot.")]
 
 
 @app.command()
@@ -31,6 +37,90 @@ def loop(
 
     result = run(sandbox, experiments, Settings.load().folder, scaling=scaling)
     show({**result, "machine": machine(), "date": today()}, as_json)
+
+
+@app.command()
+def null(campaigns: Annotated[int, typer.Option(min=200)] = 1000, as_json: AsJson = False) -> None:
+    """Simulated campaigns of edits that change nothing: how many are kept."""
+    from nightlab.evals.bench_null import simulated_null
+
+    show(simulated_null(machine=machine(), date=today(), campaigns=campaigns), as_json)
+
+
+@app.command()
+def known(campaigns: Annotated[int, typer.Option(min=200)] = 2000, as_json: AsJson = False) -> None:
+    """Simulated campaigns with one planted gain: how often it is kept, and at what cost."""
+    from nightlab.evals.bench_null import simulated_known
+
+    show(simulated_known(machine=machine(), date=today(), campaigns=campaigns), as_json)
+
+
+@app.command()
+def search(
+    tables: Annotated[Path, typer.Option(help="Folder with the benchmark tables.")],
+    mode: Annotated[str, typer.Option(help="plain, noisy, two-fidelity or null.")] = "plain",
+    arms: Annotated[list[str] | None, typer.Option(help="Only these arms.")] = None,
+    seeds: Annotated[int, typer.Option(min=1)] = 100,
+    out: Out = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """The policy against random, local search, evolution, TPE and the rest at equal budget."""
+    from nightlab.agents.bench_search.command import bench
+    from nightlab.agents.bench_search.protocol import Settings
+    from nightlab.agents.policy.stored import warm_path
+
+    weights = (warm_path(),) if warm_path().is_file() else ()
+    settings = Settings(
+        tables=tables, mode=mode, arms=tuple(arms or ()), seeds=seeds, weights=weights
+    )
+    result = bench(settings, _say)
+    result.plot(out / "search.png")
+    if as_json:
+        show(result.document, as_json)
+    else:
+        print(result.text())
+        print(f"plot  {out / 'search.png'}")
+
+
+@kernels.command("index_cache")
+def index_cache(out: Out = Path(), as_json: AsJson = False) -> None:
+    """Sparse attention with shared indices against dense attention, over context lengths."""
+    from nightlab.evals.bench_kernels_index_cache import bench, plot, text
+
+    report = bench()
+    plot(report, out / "index_cache.png")
+    if as_json:
+        show(report, as_json)
+    else:
+        print(text(report))
+
+
+@kernels.command("kv")
+def kv(
+    models: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the trained models.")
+    ] = None,
+    out: Out = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Cache eviction: quality against stored bytes, and what evicting costs. Trains its models."""
+    from nightlab.evals.bench_kernels_kv import plot, run
+
+    report = run(folder=models, say=_say)
+    plot(report, out / "kv.png")
+    show(report, as_json)
+
+
+@kernels.command("spectra")
+def spectra(repeats: Annotated[int, typer.Option(min=3)] = 9, as_json: AsJson = False) -> None:
+    """Spectral diagnostics against a plain implementation, and their share of training time."""
+    from nightlab.evals.bench_kernels_spectra import run
+
+    show(run(repeats=repeats, say=_say), as_json)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def machine() -> str:

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from nightlab import benching, doctor, overnight, reading, running, sandbox_commands
+from nightlab import benching, doctor, overnight, reading, running, sandbox_commands, steering
 from nightlab.errors import NightlabError
 
 app = typer.Typer(
@@ -14,7 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for part in (running.app, overnight.app, reading.app, doctor.app):
+for part in (running.app, steering.app, overnight.app, reading.app, doctor.app):
     app.registered_commands += part.registered_commands
 app.add_typer(running.tasks, name="task", help="The tasks a campaign can run on.")
 app.add_typer(sandbox_commands.app, name="sandbox", help="The trainer image and the tiers.")

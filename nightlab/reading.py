@@ -238,11 +238,12 @@ def _show_experiment(ledger: "Ledger", name: str, files: Path | None, as_json: b
             for file, content in program.items():
                 (files / Path(file).name).write_text(content, encoding="utf-8")
     trials, decisions = ledger.trials(experiment=name), ledger.decisions(name)
+    calls = ledger.calls(found.campaign, experiment=name)
     if as_json:
-        print_json(experiment_document(found, trials, decisions, program))
+        print_json(experiment_document(found, trials, decisions, program, calls))
         return
     metric = ledger.campaign(found.campaign).objective.metric
-    print_screen(screens.experiment(found, trials, decisions, metric))
+    print_screen(screens.experiment(found, trials, decisions, metric, calls))
 
 
 def _show_trial(ledger: "Ledger", name: str, as_json: bool) -> None:

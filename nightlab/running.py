@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nightlab.errors import MissingError, UsageError
+from nightlab import asking
+from nightlab.errors import UsageError
 from nightlab.reading import AsJson, CampaignId, print_json, print_screen, reading
 
 if TYPE_CHECKING:
@@ -47,19 +48,25 @@ def run(
     sandbox: Tier = "auto",
     seed: Seed = None,
     unsafe: Unsafe = False,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Hold model-written code until `nightlab approve`.")
+    ] = False,
     headless: Headless = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a campaign to its end and write its report."""
     from nightlab.agents.start import Order, begin
 
+    who = _proposers(proposer)
     read = _read(goal, task, trials, minutes)
     order = Order(
         goal=goal,
         objective=read.objective,
         task=task,
         workers=workers,
-        proposer=_proposer(proposer),
+        proposer=who.kind,
+        endpoints=who.endpoints,
+        approval=approve,
         seed=seed,
         unsafe=unsafe,
     )
@@ -88,6 +95,7 @@ def begun(
     from nightlab.agents.start import Order, begin
 
     seconds = (until - datetime.now().astimezone()).total_seconds()
+    who = _proposers(proposer)
     read = _read(goal, task, None, seconds / 60)
     budget = replace(read.objective.budget, usd=usd, gpu_seconds=gpu_seconds)
     order = Order(
@@ -95,7 +103,8 @@ def begun(
         objective=replace(read.objective, budget=budget),
         task=task,
         workers=workers,
-        proposer=_proposer(proposer),
+        proposer=who.kind,
+        endpoints=who.endpoints,
         seed=seed,
         unsafe=unsafe,
         until=until,
@@ -115,7 +124,8 @@ def resume(campaign: CampaignId, headless: Headless = False, as_json: AsJson = F
     with reading() as (ledger, _):
         tier = ledger.campaign(campaign).tier
     with _lab(tier) as (ledger, settings, cells):
-        supervisor = start.resume(campaign, ledger, cells, settings.folder)
+        known = asking.endpoints(settings)
+        supervisor = start.resume(campaign, ledger, cells, settings.folder, known)
         _supervise(supervisor, settings, headless=headless, as_json=as_json)
 
 
@@ -202,12 +212,13 @@ def _read(sentence: str, task: str, trials: int | None, minutes: float | None) -
     return replace(found, objective=replace(found.objective, budget=budget))
 
 
-def _proposer(asked: str) -> str:
-    if asked in ("auto", "catalogue"):
-        return "catalogue"
-    if asked == "llm":
-        raise MissingError("no language model is configured: set OPENAI_API_KEY and NIGHTLAB_MODEL")
-    raise UsageError(f"unknown proposer {asked!r}: choose auto, catalogue or llm")
+def _proposers(asked: str) -> asking.Proposers:
+    """Who proposes, said on stderr."""
+    from nightlab.settings import Settings
+
+    who = asking.proposers(asked, Settings.load())
+    print(who.why, file=sys.stderr)
+    return who
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,11 +20,15 @@ class Settings(BaseSettings):
     database_url: str | None = Field(default=None, validation_alias="NIGHTLAB_DATABASE_URL")
     """Where the ledger is, in SQLAlchemy's form; None for a file in ``home``."""
     model: str | None = Field(default=None, validation_alias="NIGHTLAB_MODEL")
-    """Name of the language model that proposes; None leaves the choice to the proposer."""
+    """Names of the language models that propose, with commas between; None for no model."""
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
     """Address of an OpenAI-compatible server; None for OpenAI's own."""
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     """Without a key and without a base URL nothing ever asks a model."""
+    api: Literal["auto", "responses", "chat"] = Field(
+        default="auto", validation_alias="NIGHTLAB_API"
+    )
+    """How the server is asked; ``auto`` is Responses for OpenAI, Chat Completions for others."""
 
     @classmethod
     def load(cls) -> Self:
