@@ -11,7 +11,7 @@ import signal
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
 from nightlab.agents import catalogue, closing, judge
+from nightlab.agents.author.write import Authors
 from nightlab.agents.decide import Decider, menu
 from nightlab.agents.graph import Graph, build
 from nightlab.agents.lab import Lab
@@ -69,6 +70,8 @@ class Supervisor:
     policy: Policy
     checkpoints: Path
     authors: tuple[str, ...] = ("catalogue",)
+    writers: Authors | None = None
+    """Those of the authors that are language models."""
     stopping: threading.Event = field(default_factory=threading.Event)
     _control: RunControl = field(default_factory=RunControl)
     _launched: int = 0
@@ -97,13 +100,20 @@ class Supervisor:
             return CampaignStatus.STOPPED, "stopped by a signal"
         lab.board.stage = "searching"
         with _graph(self.checkpoints) as graph:
-            nodes = Nodes(lab, Decider(lab, self.policy, menu(self.authors)), self.authors)
+            known = menu(self.authors)
+            home = self.checkpoints.parent
+            decider = Decider(lab, self.policy, known, self._unavailable, home)
+            nodes = Nodes(lab, decider, self.authors, self.writers, self.stopping)
             reason = self._search(graph, nodes)
         if self.stopping.is_set():
             return CampaignStatus.STOPPED, "stopped; `nightlab resume` goes on"
         lab.board.stage = "comparing the winner with the baseline"
         closing.compare(lab)
         return CampaignStatus.FINISHED, reason
+
+    def _unavailable(self) -> Set[str]:
+        """Authors that can no longer be asked."""
+        return self.writers.closed if self.writers is not None else frozenset()
 
     def _search(self, graph: Graph, nodes: Nodes) -> str:
         """Keep every place busy until there is a reason to stop; returns that reason."""
@@ -167,6 +177,8 @@ class Supervisor:
             return "its trials are spent"
         if lab.money_left() <= 0:
             return "its budget of USD, tokens or GPU time is spent"
+        if self._unavailable() >= set(self.authors):
+            return "no author is left that can be asked"
         if closing.target_met(lab):
             return "its target is met"
         recent = lab.ledger.experiments(lab.campaign.id)[-PATIENCE:]

@@ -4,13 +4,13 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nightlab.agents import catalogue, directives, judge
+from nightlab.agents import carry, catalogue, directives, judge
 from nightlab.agents.lab import Lab
-from nightlab.agents.question import UNANSWERED
 from nightlab.agents.policy.interface import (
     Archive,
     Attempt,
@@ -22,6 +22,7 @@ from nightlab.agents.policy.interface import (
     Policy,
     Record,
 )
+from nightlab.agents.question import UNANSWERED
 from nightlab.memory.records import JSON, Experiment, Trial
 from nightlab.memory.records import Decision as Row
 from nightlab.vocabulary import Program, Verdict
@@ -55,6 +56,8 @@ class Decider:
     menu: Menu
     unavailable: Callable[[], Set[str]] = frozenset
     """Authors that can no longer be asked."""
+    home: Path | None = None
+    """Where the policy is kept after every record; None keeps it nowhere."""
     archive: Archive = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _programs: dict[str, Program] = field(default_factory=dict)
@@ -104,6 +107,8 @@ class Decider:
                 self.archive.record(self._attempt(row))
             rng = np.random.default_rng([self.lab.campaign.seed, 8, row.number])
             update = self.policy.learn(self._records_so_far(), rng)
+            if self.home is not None:
+                carry.store(self.policy, self.home, self.lab.campaign.id)
         if update.adopted:
             self.lab.log("learn", f"policy {update.version}: {update.reason}", experiment)
 

@@ -4,17 +4,24 @@ A node may run twice after a crash: whatever it writes is keyed in the ledger, s
 changes nothing. It returns only what it changed.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from nightlab.agents import catalogue, judge, propose, reflect, vet
+from langgraph.errors import GraphDrained
+
+from nightlab.agents import approval, catalogue, judge, propose, reflect, vet
+from nightlab.agents.author.write import Authors
 from nightlab.agents.decide import Decider
 from nightlab.agents.judge import Confirmation
 from nightlab.agents.lab import Lab
+from nightlab.agents.policy.interface import Decision
+from nightlab.agents.propose import Proposal, Refusal
+from nightlab.agents.question import UNANSWERED
 from nightlab.agents.round import Round
 from nightlab.evals.statistics import Judgement, Screening
 from nightlab.memory.records import Arm, Estimate, Trial
-from nightlab.vocabulary import Verdict
+from nightlab.vocabulary import Program, Verdict
 
 
 @dataclass
@@ -24,6 +31,9 @@ class Nodes:
     lab: Lab
     decider: Decider
     authors: Sequence[str] = field(default=("catalogue",))
+    writers: Authors | None = None
+    """Authors that are language models."""
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def decide(self, state: Round) -> Round:
         """The policy picks a parent, an author, a part and how bold to be."""
@@ -38,10 +48,20 @@ class Nodes:
         """The author turns the decision into a program."""
         experiment = state["experiment"]
         decision = self.decider.decide(experiment)
-        parent = self.lab.program_of(decision.parent)
-        proposal = propose.from_catalogue(parent, decision)
-        if isinstance(proposal, propose.Refusal):
+        if self.writers is None or decision.author not in self.writers.models:
+            parent = self.lab.program_of(decision.parent)
+            return self._store(experiment, decision, propose.from_catalogue(parent, decision))
+        if self.lab.ledger.experiment(experiment).program is not None:
+            return {}
+        made = self.writers.propose(experiment, decision, self._check(decision))
+        return self._store(experiment, decision, made)
+
+    def _store(self, experiment: str, decision: Decision, proposal: Proposal | Refusal) -> Round:
+        if isinstance(proposal, Refusal):
+            if self.stopping.is_set() and proposal.reason.startswith(UNANSWERED):
+                raise GraphDrained("stopped while a model was asked")
             return {"verdict": Verdict.INVALID, "reason": proposal.reason}
+        parent = self.lab.program_of(decision.parent)
         stored = self.lab.ledger.put_program(
             proposal.program,
             tree_hash=catalogue.tree_hash(proposal.program),
@@ -66,23 +86,60 @@ class Nodes:
         """Cheap refusals: text first, then a smoke test inside the sandbox it will train in."""
         experiment = state["experiment"]
         self.lab.board.show(experiment, "vetting")
-        if reason := self._refuse_text(experiment):
-            return {"verdict": Verdict.INVALID, "reason": reason}
-        cell = self.lab.bench.open()
-        if reason := self.lab.bench.smoke(cell, self.lab.program_of(experiment)):
+        decision = self.decider.decide(experiment)
+        while True:
+            program = self.lab.program_of(experiment)
+            if reason := self._check(decision)(experiment, program):
+                return {"verdict": Verdict.INVALID, "reason": reason}
+            if reason := self._approval(experiment, program):
+                return {"verdict": Verdict.INVALID, "reason": reason}
+            cell = self.lab.bench.open()
+            reason = self.lab.bench.smoke(cell, program)
+            if reason is None:
+                self.lab.cells[experiment] = cell
+                return {}
             cell.close()
-            return {"verdict": Verdict.INVALID, "reason": f"smoke test: {reason}"}
-        self.lab.cells[experiment] = cell
-        return {}
+            again = self._repaired(experiment, decision, reason)
+            if again is None:
+                return {"verdict": Verdict.INVALID, "reason": f"smoke test: {reason}"}
+            if again:
+                return again
 
-    def _refuse_text(self, experiment: str) -> str | None:
-        row = self.lab.ledger.experiment(experiment)
-        program = self.lab.program_of(experiment)
-        parent = self.lab.program_of(row.parent or self.lab.baseline)
-        tier = self.lab.bench.sandbox.tier
-        author = self.lab.foreign_author(experiment)
-        if author and (reason := vet.refuse_tier(tier, author, unsafe=self.lab.unsafe)):
-            return reason
+    def _repaired(self, experiment: str, decision: Decision, problem: str) -> Round | None:
+        """What came of asking for another version: empty if there is one, None if not asked."""
+        if self.writers is None or decision.author not in self.writers.models:
+            return None
+        made = self.writers.repair(experiment, decision, problem, self._check(decision))
+        return None if made is None else self._store(experiment, decision, made)
+
+    def _approval(self, experiment: str, program: Program) -> str | None:
+        """Hold code that a model wrote until a person approves it; why it is refused, or None."""
+        asked = self.lab.campaign.settings.get("approval")
+        if not asked or self.writers is None or not self.writers.wrote(experiment):
+            return None
+        self.lab.board.show(experiment, "waiting for approval")
+        return approval.wait(self.lab, experiment, program, self.stopping)
+
+    def _hand(self, experiment: str, parent: str) -> str | None:
+        """The first model that wrote code on the way from the baseline to this program."""
+        if self.writers is None:
+            return self.lab.foreign_author(parent)
+        line = [*(e.id for e in self.lab.ledger.lineage(parent)), experiment]
+        wrote = [name for name in line if self.writers.wrote(name)]
+        return (self.lab.ledger.experiment(wrote[0]).author or "a model") if wrote else None
+
+    def _check(self, decision: Decision) -> Callable[[str, Program], str | None]:
+        """Why a program of this decision is refused on sight."""
+
+        def check(experiment: str, program: Program) -> str | None:
+            tier, hand = self.lab.bench.sandbox.tier, self._hand(experiment, decision.parent)
+            if hand and (reason := vet.refuse_tier(tier, hand, unsafe=self.lab.unsafe)):
+                return reason
+            return self._refuse_text(experiment, self.lab.program_of(decision.parent), program)
+
+        return check
+
+    def _refuse_text(self, experiment: str, parent: Program, program: Program) -> str | None:
         if reason := vet.refuse(parent, program):
             return reason
         first = self.lab.ledger.seen(self.lab.campaign.id, catalogue.tree_hash(program))
@@ -192,6 +249,8 @@ class Nodes:
         )
         self.lab.end_challenge(experiment)
         self.decider.settle(experiment)
+        if self.writers is not None:
+            self.writers.done(experiment)
         return {}
 
     def _numbers(self, confirmation: Confirmation, verdict: Verdict) -> Estimate:

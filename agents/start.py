@@ -1,24 +1,30 @@
 """Putting a campaign together: from a goal, or from a stored campaign that goes on."""
 
 import secrets
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from nightlab.agents import plan as plans
+from nightlab.agents.author.connect import connect
+from nightlab.agents.author.write import Authors
 from nightlab.agents.campaign import Supervisor, take
+from nightlab.agents.carry import beginning
 from nightlab.agents.lab import Lab
+from nightlab.agents.model import Model
 from nightlab.agents.plan import Plan
-from nightlab.agents.policy.bandit import PuctThompson
+from nightlab.agents.question import Endpoint
 from nightlab.agents.trial import Bench
-from nightlab.errors import UsageError
+from nightlab.errors import MissingError, UsageError
 from nightlab.evals import corpus
 from nightlab.evals.task import Splits, Task, load
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import JSON, Campaign, Lease
 from nightlab.sandbox.protocol import Sandbox
 from nightlab.sandbox.warm import WarmSandbox
-from nightlab.vocabulary import Objective, Rung, Tier
+from nightlab.vocabulary import Beginning, Objective, Rung, Tier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +39,12 @@ class Order:
     seed: int | None = None
     """None draws one; it is stored with the campaign either way."""
     unsafe: bool = False
+    policy: Beginning = Beginning.WARM
+    endpoints: tuple[Endpoint, ...] = ()
+    """Language models that propose; with the proposer ``auto`` beside the catalogue."""
+    approval: bool = False
+    """Hold what a model wrote until a person approves it."""
+    research_plan: str = ""
     until: datetime | None = None
     """Time at which it ends whatever happened in between; breaks between resumes count."""
 
@@ -41,6 +53,8 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     """A new campaign, its lease taken. Raises UsageError or MissingError before anything runs."""
     task = load(order.task)
     plan = plans.make(task, order.objective.budget, order.workers)
+    stopping = threading.Event()
+    models = connect(order.endpoints, order.objective.budget, home, stopping)
     splits = corpus.prepare(task, home)
     settings: dict[str, JSON] = {
         "corpus": splits.digest,
@@ -50,7 +64,11 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
         "confirm": plan.confirm.name,
         "noise_trials": plan.noise_trials,
         "unsafe": order.unsafe,
+        "policy": order.policy,
         "until": order.until.astimezone(UTC).isoformat() if order.until else None,
+        "models": list(models),
+        "approval": order.approval,
+        "research_plan": order.research_plan,
     }
     campaign = ledger.create_campaign(
         order.goal,
@@ -64,14 +82,21 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     )
     lease = take(ledger, campaign.id)
     place = bench(task, splits, sandbox, campaign.workers)
-    return _supervise(ledger, lease, campaign, place, plan, home)
+    return _supervise(ledger, lease, campaign, place, plan, home, models, stopping)
 
 
-def resume(campaign_id: str, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervisor:
+def resume(
+    campaign_id: str,
+    ledger: Ledger,
+    sandbox: Sandbox,
+    home: Path,
+    endpoints: Sequence[Endpoint] = (),
+) -> Supervisor:
     """A stored campaign, taken up where it was left.
 
     Raises:
         UsageError: it is not there, its corpus has changed, or another supervisor holds it.
+        MissingError: the models it was begun with are not configured or do not answer.
     """
     campaign = ledger.campaign(campaign_id)
     task = load(campaign.task)
@@ -87,9 +112,28 @@ def resume(campaign_id: str, ledger: Ledger, sandbox: Sandbox, home: Path) -> Su
             f"--sandbox {campaign.tier}"
         )
     plan = _stored_plan(task, campaign)
+    stopping = threading.Event()
+    wanted = _stored_endpoints(campaign, endpoints)
+    spent = ledger.spent(campaign.id)
+    models = connect(
+        wanted, campaign.objective.budget, home, stopping, tokens=spent.tokens, usd=spent.usd
+    )
     lease = take(ledger, campaign.id)
     place = bench(task, splits, sandbox, campaign.workers)
-    return _supervise(ledger, lease, campaign, place, plan, home)
+    return _supervise(ledger, lease, campaign, place, plan, home, models, stopping)
+
+
+def _stored_endpoints(campaign: Campaign, configured: Sequence[Endpoint]) -> list[Endpoint]:
+    """The models that a campaign was begun with, at the places configured now."""
+    names = campaign.settings.get("models") or []
+    by_name = {endpoint.name: endpoint for endpoint in configured}
+    wanted = [str(name) for name in names] if isinstance(names, Sequence) else []
+    if missing := [name for name in wanted if name not in by_name]:
+        raise MissingError(
+            f"campaign {campaign.id} asks {', '.join(missing)}: set NIGHTLAB_MODEL, and "
+            "OPENAI_API_KEY or OPENAI_BASE_URL, as they were"
+        )
+    return [by_name[name] for name in wanted]
 
 
 def _stored_plan(task: Task, campaign: Campaign) -> Plan:
@@ -117,7 +161,14 @@ def bench(
 
 
 def _supervise(
-    ledger: Ledger, lease: Lease, campaign: Campaign, bench: Bench, plan: Plan, home: Path
+    ledger: Ledger,
+    lease: Lease,
+    campaign: Campaign,
+    bench: Bench,
+    plan: Plan,
+    home: Path,
+    models: Mapping[str, Model],
+    stopping: threading.Event,
 ) -> Supervisor:
     lab = Lab(
         ledger=ledger,
@@ -127,4 +178,30 @@ def _supervise(
         plan=plan,
         unsafe=bool(campaign.settings.get("unsafe")),
     )
-    return Supervisor(lab, PuctThompson(), home / "checkpoints.db")
+    authors = (*(() if campaign.proposer == "llm" else ("catalogue",)), *models)
+    writers = None
+    if models:
+        patches = all(model.endpoint.responses for model in models.values())
+        writers = Authors(lab, models, patches=patches)
+        lab.log("model", _said_of(campaign, models, unsafe=lab.unsafe))
+    return Supervisor(
+        lab,
+        beginning(home, campaign.id, Beginning(str(campaign.settings.get("policy", "warm")))),
+        home / "checkpoints.db",
+        authors=authors,
+        writers=writers,
+        stopping=stopping,
+    )
+
+
+def _said_of(campaign: Campaign, models: Mapping[str, Model], *, unsafe: bool) -> str:
+    """Who proposes, where they are and what is known of their price, for the log."""
+    rows = [
+        f"{model.name} at {model.endpoint.place}"
+        + (" (price unknown)" if model.price is None else "")
+        for model in models.values()
+    ]
+    beside = "" if campaign.proposer == "llm" else ", beside the catalogue"
+    bound = campaign.tier == Tier.PROCESS and not unsafe
+    only = "; in the process tier they choose operators and write no code" if bound else ""
+    return f"proposals by {', '.join(rows)}{beside}{only}"

@@ -285,6 +285,9 @@ def plot(report: Report, path: Path) -> None:
         axis.set(
             title=case.name, xlabel="stored bytes, % of full", ylabel="recall, %", ylim=(-3, 103)
         )
+        axis.set_xscale("log")
+        axis.set_xticks([6.25, 12.5, 25, 50, 100], ["6.25", "12.5", "25", "50", "100"])
+        axis.minorticks_off()
     _cost_panel(axes.flat[5], report)
     axes.flat[0].legend(fontsize=7, ncols=2)
     figure.suptitle(f"KV-cache eviction: {report['machine']}, {report['date']}")
@@ -300,4 +303,4 @@ def _cost_panel(axis: object, report: Report) -> None:
     at = [r for r in report["rows"] if r["table"] == "cost" and r["case"] == longest]
     at.sort(key=lambda r: r["stored"])
     axis.barh([r["policy"] for r in at], [100 * r["stored"] for r in at])
-    axis.set(title=f"eviction time at {longest} tokens", xlabel="% of prefill time")
+    axis.set(title=f"eviction time at {longest} tokens", xlabel="% of prefill time", xscale="log")

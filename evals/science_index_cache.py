@@ -8,11 +8,10 @@ layers need different keys and sharing can hurt.
 
 import argparse
 import json
-import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -84,7 +83,9 @@ class Layer(nn.Module):
         self.up, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
         self.indexer = LightningIndexer(WIDTH, 8, 16, topk=TOPK, rope="none")
 
-    def attend(self, x: Tensor, index: IndexSet | None, teach: bool) -> tuple[Tensor, Tensor | None]:
+    def attend(
+        self, x: Tensor, index: IndexSet | None, teach: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Layer output, and the target for the indexer; dense attention without an index."""
         heads = self.qkv(self.norm(x)).unflatten(-1, (3, HEADS, -1))
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind()
@@ -191,3 +192,110 @@ def score(model: Model, batches: Sequence[Batch], pattern: IndexPattern | None) 
             right[hop] += int((hit & asked).sum())
             counts[hop] += int(asked.sum())
     return {"loss": loss, "one_hop": right[0] / counts[0], "two_hop": right[1] / counts[1]}
+
+
+def uniform(keep: int) -> IndexPattern:
+    return IndexPattern.from_freq(LAYERS, LAYERS // keep)
+
+
+@torch.no_grad()
+def similarity(model: Model, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """[N, N] mean overlap of all layers' own sets, and the chance level of each pair."""
+    model.eval()
+    shared, chance = torch.zeros(LAYERS, LAYERS), torch.zeros(LAYERS, LAYERS)
+    for batch in batches:
+        _, cache = model(batch.ids, ALL_F)
+        for i in range(LAYERS):
+            for j in range(LAYERS):
+                pair = overlap(cache.fetch(i), cache.fetch(j))
+                shared[i, j] += pair.shared / len(batches)
+                chance[i, j] += pair.chance / len(batches)
+    return shared, chance
+
+
+def training_free(
+    model: Model, calibration: Sequence[Batch], held: Sequence[Batch]
+) -> dict[str, object]:
+    """All-F against uniform, greedy and overlap-DP patterns, without any further training."""
+
+    def loss(pattern: IndexPattern) -> float:
+        return score(model, calibration, pattern)["loss"]
+
+    full = greedy_search(loss, LAYERS, 1, lazy=False)
+    lazy = greedy_search(loss, LAYERS, 2)
+    shared, chance = similarity(model, calibration)
+    rows = {"all-F": {"pattern": str(ALL_F), **score(model, held, ALL_F)}}
+    for keep in (4, 2, 1):
+        found = {"uniform": uniform(keep), "greedy": full.at(keep),
+                 "overlap-DP": overlap_pattern(shared, keep)}  # fmt: skip
+        for name, pattern in found.items():
+            rows[f"{name} 1/{LAYERS // keep}"] = {
+                "pattern": str(pattern), **score(model, held, pattern)
+            }  # fmt: skip
+    lags = range(1, LAYERS)
+    return {
+        "rows": rows,
+        "greedy_losses": [step.loss for step in full.steps],
+        "full_evaluations_to_1/4": 1 + sum(LAYERS - 1 - step for step in range(LAYERS - 2)),
+        "lazy_evaluations_to_1/4": lazy.evaluations,
+        "lazy_loss_over_full": lazy.steps[-1].loss - full.steps[LAYERS - 3].loss,
+        "overlap_by_lag": [float(shared.diagonal(lag).mean()) for lag in lags],
+        "chance": float(chance.mean()),
+    }
+
+
+def trained_sharing(
+    model: Model, state: dict[str, Tensor], held: Sequence[Batch], steps: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """From one trained all-F model: the same further training under each pattern and loss."""
+    rows = {}
+    for keep, teach in ((LAYERS, "own"), (2, "own"), (2, "served"), (1, "own"), (1, "served")):
+        rng = torch.Generator().manual_seed(1000 + seed)
+        model.load_state_dict(state)
+        pattern = uniform(keep)
+        train(model, Stage(steps, 3e-3, pattern, TOKENS, teach, frozen=True), rng)
+        train(model, Stage(2 * steps, 5e-4, pattern, TOPK, teach), rng)
+        name = "all-F" if keep == LAYERS else f"1/{LAYERS // keep} {teach}"
+        rows[name] = score(model, held, pattern)
+    return rows
+
+
+def run_seed(seed: int, scale: float = 1.0) -> dict[str, object]:
+    """Train one model and put it through every comparison."""
+    start = time.process_time()
+    torch.manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
+    calibration = [recall(64, torch.Generator().manual_seed(500 + i)) for i in range(2)]
+    held = [recall(64, torch.Generator().manual_seed(900 + i)) for i in range(6)]
+    model = Model()
+    train(model, Stage(int(900 * scale), 3e-3), rng)
+    dense = score(model, held, None)
+    train(model, Stage(int(100 * scale), 3e-3, ALL_F, TOKENS, "own", frozen=True), rng)
+    train(model, Stage(int(60 * scale), 5e-4, ALL_F, TOPK, "own"), rng)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    free = training_free(model, calibration, held)
+    trained = trained_sharing(model, state, held, int(30 * scale), seed)
+    return {
+        "seed": seed, "dense": dense, "training_free": free, "trained": trained,
+        "cpu_seconds": time.process_time() - start,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Run all seeds, writing after each, so that a cut run leaves what it has."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    done: list[dict[str, object]] = []
+    for seed in range(asked.seeds):
+        done.append(run_seed(seed, asked.scale))
+        settings = {"layers": LAYERS, "width": WIDTH, "tokens": TOKENS, "topk": TOPK,
+                    "scale": asked.scale}  # fmt: skip
+        asked.out.write_text(json.dumps({"settings": settings, "seeds": done}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nightlab.evals.nerve import trends
 from nightlab.evals.nerve.readings import Reading
@@ -28,6 +28,8 @@ from nightlab.kernels.spectra import Recorder
 
 Result = dict[str, Any]
 SEEDS = (0, 1, 2)
+LOUD = 8.0
+"""Standard deviation of the weights of forged units."""
 RATES = {"adamw": (1e-3, 3e-3, 6e-3), "muon": (0.01, 0.03, 0.06)}
 
 
@@ -171,35 +173,47 @@ def widths(lab: Laboratory) -> Result:
     return {f"{ratio}d": summary(lab.seeds(ratio=ratio)) for ratio in (1, 2, 4, 8)}
 
 
+METRICS = (("pre", "pr_share"), ("post", "pr_share"), ("pre", "se_share"), ("post", "se_share"),
+           ("post", "eee"), ("post", "js"), ("post", "log_gain"), ("out", "pr_share"),
+           ("residual", "pr_share"))  # fmt: skip
+"""Place and number of each metric that E6 tests as a predictor."""
+
+
 def prediction(lab: Laboratory) -> Result:
     """E6: within runs, raw against detrended; across runs at one early step, against final loss."""
     _varied(lab)
     traces = list(lab.traces.values())
     early = sorted(traces[0].losses)[len(traces[0].losses) // 3 - 1]
-    metrics = [("pre", "pr_share"), ("post", "pr_share"), ("pre", "se_share"), ("post", "se_share"),
-               ("post", "eee"), ("post", "js"), ("post", "log_gain"), ("out", "pr_share"),
-               ("residual", "pr_share")]  # fmt: skip
-    final = [trace.loss for trace in traces]
-    then = [trace.losses[early] for trace in traces]
-    rows = []
-    for place, metric in metrics:
-        at_early = [float(np.nanmean(layers(t, place, metric, early))) for t in traces]
-        inside = [_within(trace, place, metric) for trace in traces]
-        rows.append(
-            {
-                "metric": f"{metric} {place}",
-                "raw": float(np.nanmedian([w.raw for w in inside])),
-                "detrended": trends.mean_interval(
-                    [w.detrended for w in inside if np.isfinite(w.detrended)]
-                ),
-                "step alone": float(np.nanmedian([w.step_alone for w in inside])),
-                "across": trends.rank_correlation(at_early, final),
-                "across given loss": trends.rank_correlation(at_early, final, then),
-            }
-        )
-    baseline = trends.rank_correlation(then, final)
-    return {"runs": len(traces), "step": early, "early loss alone": baseline, "rows": rows,
-            "ablation": _ablation(traces, early, metrics)}  # fmt: skip
+    final, then = [t.loss for t in traces], [t.losses[early] for t in traces]
+    return {
+        "runs": len(traces),
+        "configurations": len(set(_configurations(traces))),
+        "step": early,
+        "early loss alone": trends.rank_correlation(then, final, groups=_configurations(traces)),
+        "rows": [_prediction_row(traces, early, place, metric) for place, metric in METRICS],
+        "ablation": _ablation(traces, early),
+    }
+
+
+def _configurations(traces: Sequence[Trace]) -> list[Setting]:
+    """What each run is a repeat of."""
+    return [replace(trace.setting, seed=0) for trace in traces]
+
+
+def _prediction_row(traces: Sequence[Trace], early: int, place: str, metric: str) -> Result:
+    final, then = [t.loss for t in traces], [t.losses[early] for t in traces]
+    groups = _configurations(traces)
+    at_early = [float(np.nanmean(layers(t, place, metric, early))) for t in traces]
+    inside = [_within(trace, place, metric) for trace in traces]
+    detrended = [w.detrended for w in inside if np.isfinite(w.detrended)]
+    return {
+        "metric": f"{metric} {place}",
+        "raw": float(np.nanmedian([w.raw for w in inside])),
+        "detrended": trends.mean_interval(detrended),
+        "step alone": float(np.nanmedian([w.step_alone for w in inside])),
+        "across": trends.rank_correlation(at_early, final, groups=groups),
+        "across given loss": trends.rank_correlation(at_early, final, then, groups=groups),
+    }
 
 
 def _within(trace: Trace, place: str, metric: str) -> trends.WithinRun:
@@ -225,22 +239,29 @@ def _varied(lab: Laboratory) -> None:
         )
 
 
-def _ablation(traces: Sequence[Trace], early: int, metrics: Sequence[tuple[str, str]]) -> Result:
-    """Error in predicting the final loss from the early curve, without and with early spectra."""
-    final = np.array([trace.loss for trace in traces])
+def _ablation(traces: Sequence[Trace], early: int) -> Result:
+    """Error in predicting the final loss from the early curve, without and with early spectra.
+
+    Configurations are left out whole; the intervals are over ten draws of the folds, on the same
+    runs, so they say how much the split matters and not how much another set of runs would.
+    """
+    final, groups = np.array([trace.loss for trace in traces]), _configurations(traces)
     curve = np.array([[t.losses[s] for s in sorted(t.losses) if s <= early] for t in traces])
     spectra = np.array(
-        [[np.nanmean(layers(t, place, metric, early)) for place, metric in metrics] for t in traces]
+        [[np.nanmean(layers(t, place, metric, early)) for place, metric in METRICS] for t in traces]
     )
     sides = {"curve": curve, "spectra": spectra, "curve and spectra": np.hstack([curve, spectra])}
     errors = {
-        name: [trends.prediction_error(x, final, seed=seed) for seed in range(10)]
+        name: [trends.prediction_error(x, final, seed=seed, groups=groups) for seed in range(10)]
         for name, x in sides.items()
     }
     change = [b - a for a, b in zip(errors["curve"], errors["curve and spectra"], strict=True)]
-    return {"error": {name: trends.mean_interval(each) for name, each in errors.items()},
-            "change by adding spectra": trends.mean_interval(change),
-            "spread of final losses": float(final.std(ddof=1))}  # fmt: skip
+    return {
+        "error": {name: trends.mean_interval(each) for name, each in errors.items()},
+        "change by adding spectra": trends.mean_interval(change),
+        "spread of final losses": float(final.std(ddof=1)),
+        "table": {"curve": curve.tolist(), "spectra": spectra.tolist(), "final": final.tolist()},
+    }
 
 
 def penalties(lab: Laboratory) -> Result:
@@ -259,7 +280,7 @@ def forgery(lab: Laboratory) -> Result:
     trace = lab.run()
     held, probe = lab.corpus.held(96), lab.corpus.held(32, seed=8)
     model = trace.model
-    forged = _with_dead_units(model, trace.setting, extra=trace.setting.width * 4)
+    forged = _with_dead_units(model, trace.setting, next(lab.corpus.batches(9, 64))[:, :-1])
     rows = {}
     for name, each in (("honest", model), ("forged", forged)):
         recorder = Recorder(each, tokens=512, places=("post", "out"))
@@ -274,21 +295,42 @@ def forgery(lab: Laboratory) -> Result:
 
 
 @torch.no_grad()
-def _with_dead_units(model: nn.Module, setting: Setting, extra: int) -> ByteModel:
-    """The same function with ``extra`` loud hidden units a layer whose W_down columns are zero."""
-    ratio = setting.ratio + extra // setting.width
-    forged = ByteModel(replace(setting, ratio=ratio))
-    state = dict(model.state_dict())
-    torch.manual_seed(0)
-    for name in list(state):
-        if ".up.weight" in name:
-            state[name] = torch.cat([state[name], torch.randn(extra, setting.width)])
-        elif ".up.bias" in name:
-            state[name] = torch.cat([state[name], torch.zeros(extra)])
-        elif ".down.weight" in name:
-            state[name] = torch.cat([state[name], torch.zeros(setting.width, extra)], dim=1)
+def _with_dead_units(model: nn.Module, setting: Setting, known: Tensor) -> ByteModel:
+    """The same function with twice the hidden units, the new ones leading nowhere.
+
+    The forger whitens each feed-forward's input on ``known`` tokens and adds loud random units on
+    it, so that they vary in every direction; their W_down columns are zero.
+    """
+    forged = ByteModel(replace(setting, ratio=2 * setting.ratio))
+    state, extra = dict(model.state_dict()), setting.ratio * setting.width
+    generator = torch.Generator().manual_seed(0)
+    for layer, x in enumerate(_inputs(model, known)):
+        lam, U = torch.linalg.eigh(torch.cov(x.T))
+        whitening = U * lam.clamp_min(1e-6 * float(lam[-1])).rsqrt() @ U.T
+        loud = (
+            LOUD * torch.randn(extra, len(lam), generator=generator) @ whitening / len(lam) ** 0.5
+        )
+        at = f"blocks.{layer}."
+        state[f"{at}up.weight"] = torch.cat([state[f"{at}up.weight"], loud])
+        state[f"{at}up.bias"] = torch.cat([state[f"{at}up.bias"], -loud @ x.mean(0) - LOUD / 2])
+        nowhere = torch.zeros(setting.width, extra)
+        state[f"{at}down.weight"] = torch.cat([state[f"{at}down.weight"], nowhere], dim=1)
     forged.load_state_dict(state)
     return forged
+
+
+def _inputs(model: nn.Module, tokens: Tensor) -> list[Tensor]:
+    """What enters each feed-forward, [tokens, D]."""
+    seen: list[Tensor] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
+        for name, module in model.named_modules()
+        if name.endswith(".up")
+    ]
+    model(tokens)
+    for hook in hooks:
+        hook.remove()
+    return seen
 
 
 EXPERIMENTS: dict[str, Callable[[Laboratory], Result]] = {
@@ -304,11 +346,15 @@ EXPERIMENTS: dict[str, Callable[[Laboratory], Result]] = {
 """E6 comes last because it also reads every other run."""
 
 
-def study(scale: float = 1.0, say: Callable[[str], None] = lambda _: None) -> Result:
-    """All experiments; a JSON-ready result with every run's loss."""
+def study(
+    scale: float = 1.0,
+    say: Callable[[str], None] = lambda _: None,
+    only: Sequence[str] = tuple(EXPERIMENTS),
+) -> Result:
+    """The experiments named; a JSON-ready result with every run's loss."""
     lab = Laboratory(scale, say)
     began = time.process_time()
-    results = {name: experiment(lab) for name, experiment in EXPERIMENTS.items()}
+    results = {name: EXPERIMENTS[name](lab) for name in EXPERIMENTS if name in only}
     runs = [
         asdict(t.setting)
         | {
@@ -328,9 +374,10 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--only", nargs="+", choices=sorted(EXPERIMENTS), default=list(EXPERIMENTS))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    result = study(asked.scale, lambda line: print(line, file=sys.stderr, flush=True))
+    result = study(asked.scale, lambda line: print(line, file=sys.stderr, flush=True), asked.only)
     asked.out.write_text(json.dumps(result, indent=1))
 
 

@@ -11,6 +11,7 @@ import typer
 from nightlab import asking
 from nightlab.errors import UsageError
 from nightlab.reading import AsJson, CampaignId, print_json, print_screen, reading
+from nightlab.vocabulary import Beginning
 
 if TYPE_CHECKING:
     from nightlab.agents.campaign import Supervisor
@@ -34,6 +35,7 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Decides every seed of the
 Unsafe = Annotated[
     bool, typer.Option("--unsafe", help="Let model-written code run in the process tier.")
 ]
+Learned = Annotated[Beginning, typer.Option("--policy", help="What the policy knows at its start.")]
 Headless = Annotated[bool, typer.Option("--headless", help="Plain progress lines, no live view.")]
 
 
@@ -48,6 +50,7 @@ def run(
     sandbox: Tier = "auto",
     seed: Seed = None,
     unsafe: Unsafe = False,
+    policy: Learned = Beginning.WARM,
     approve: Annotated[
         bool, typer.Option("--approve", help="Hold model-written code until `nightlab approve`.")
     ] = False,
@@ -69,6 +72,7 @@ def run(
         approval=approve,
         seed=seed,
         unsafe=unsafe,
+        policy=policy,
     )
     with _lab(sandbox) as (ledger, settings, cells):
         _say(read)

@@ -88,6 +88,17 @@ class Purpose(StrEnum):
     AUDIT = "audit"
 
 
+class Beginning(StrEnum):
+    """What a campaign's policy knows before its first decision."""
+
+    WARM = "warm"
+    """What the newest campaign on this machine learned, else the weights that ship."""
+    COLD = "cold"
+    """Nothing: it learns from its own campaign only."""
+    BANDIT = "bandit"
+    """Nothing, and it never learns: PUCT and Thompson sampling."""
+
+
 class Split(StrEnum):
     """The three parts of a task's data; only ``train`` is ever mounted in a sandbox."""
 

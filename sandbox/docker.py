@@ -40,6 +40,7 @@ HOLDER_BYTES = 32 << 20
 MAX_FILES = 1024
 WORKER = ["python3", "-m", "nightlab.sandbox.guest.init"]
 RUNSC = "runsc"
+DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 REMEDY = "start a Docker engine, or point DOCKER_HOST at one"
 
 
@@ -58,8 +59,12 @@ class Engine:
     def __init__(self) -> None:
         """Raises MissingError when no engine answers."""
         self._local = threading.local()
+        address = os.environ.get("DOCKER_HOST", DEFAULT_ADDRESS)
+        if address.startswith("unix://") and not Path(address.removeprefix("unix://")).exists():
+            raise MissingError(f"no Docker engine listens at {address}: {REMEDY}")
         try:
-            self.version = docker.from_env(timeout=10).version()["ApiVersion"]
+            with contextlib.closing(docker.from_env(timeout=10)) as client:
+                self.version = client.version()["ApiVersion"]
         except (DockerException, RequestException, OSError) as error:
             raise MissingError(f"no Docker engine answers ({str(error)[:200]}): {REMEDY}") from None
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nightlab.agents.bench_search.arms import Arm, mutated, random_cell, regularized_evolution
 from nightlab.agents.bench_search.campaign import Campaign
@@ -16,6 +17,8 @@ from nightlab.agents.bench_search.objective import Cell, Objective
 from nightlab.agents.policy.actor_critic import ActorCritic
 from nightlab.agents.policy.interface import Archive, Attempt, Context, Outcome, Policy
 from nightlab.agents.policy.network import Weights
+
+Floats = NDArray[np.float64]
 
 ETA = 4
 """Baselines promote the best 1/ETA of the cheap looks."""
@@ -80,6 +83,8 @@ class TwoFidelity:
         self.edits: list[tuple[str, str, str]] = []
         self.low: list[float] = []
         self.full: dict[int, float] = {}
+        self.stale = True
+        self.scale: tuple[Floats, float] = (np.zeros(0), 0.0)
 
     def run(self, starts: int) -> None:
         """Until the objective's ``SpentError``."""
@@ -97,7 +102,6 @@ class TwoFidelity:
             budget_left=self.objective.left,
         )
         decision = self.policy.choose(context, self.rng)
-        self.campaign.archive = archive
         how = (decision.part, decision.variant, decision.boldness)
         self._screen(self.campaign.cell(decision), archive.row[decision.parent], how)
 
@@ -116,8 +120,9 @@ class TwoFidelity:
             promote = [place] if hopeful else []
         for chosen in promote:
             self.full[chosen] = self.objective.look(self.cells[chosen])
+            self.stale = True
 
-    def _calibrated(self) -> tuple["np.ndarray[tuple[int], np.dtype[np.float64]]", float]:
+    def _calibrated(self) -> tuple[Floats, float]:
         """Full scores foretold from cheap ones (least squares on the best pairs), and the
         deviation of what is left."""
         low = np.array(self.low)
@@ -130,27 +135,38 @@ class TwoFidelity:
         return estimate, float(np.std(y - estimate[pairs]))
 
     def _archive(self) -> Archive:
-        """Attempts ranked on one scale: full scores, and lower bounds of foretold ones."""
-        estimate, deviation = self._calibrated()
-        archive = Archive(self.campaign.menu)
-        for place, cell in enumerate(self.cells):
-            parent = self.parents[place]
-            part, variant, boldness = self.edits[place]
-            archive.record(
-                Attempt(
-                    id=f"a{place}",
-                    program=str(cell),
-                    parent=None if parent < 0 else f"a{parent}",
-                    genes=self.campaign.genes(cell),
-                    author="seed" if parent < 0 else "catalogue",
-                    part=part,
-                    variant=variant,
-                    boldness=boldness,
-                    outcome=Outcome.VALID,
-                    reward=self.full.get(place, float(estimate[place]) - 0.5 * deviation),
-                )
-            )
+        """Attempts ranked on one scale: full scores, and lower bounds of foretold ones.
+
+        Built anew after a promotion, because that moves the scale; else the new ones are added.
+        """
+        if self.stale:
+            self.scale = self._calibrated()
+            self.campaign.archive = Archive(self.campaign.menu)
+            self.stale = False
+        archive = self.campaign.archive
+        estimate, deviation = self.scale
+        if len(estimate) < len(self.low):
+            estimate = self._calibrated()[0]
+        for place in range(len(archive), len(self.cells)):
+            archive.record(self._attempt(place, float(estimate[place]) - 0.5 * deviation))
         return archive
+
+    def _attempt(self, place: int, foretold: float) -> Attempt:
+        parent = self.parents[place]
+        part, variant, boldness = self.edits[place]
+        cell = self.cells[place]
+        return Attempt(
+            id=f"a{place}",
+            program=str(cell),
+            parent=None if parent < 0 else f"a{parent}",
+            genes=self.campaign.genes(cell),
+            author="seed" if parent < 0 else "catalogue",
+            part=part,
+            variant=variant,
+            boldness=boldness,
+            outcome=Outcome.VALID,
+            reward=self.full.get(place, foretold),
+        )
 
 
 def warm_two_fidelity(weights: Weights, objective: Objective, rng: np.random.Generator) -> None:

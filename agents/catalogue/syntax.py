@@ -15,11 +15,35 @@ from nightlab.vocabulary import Program
 
 @lru_cache(maxsize=512)
 def parse(text: str) -> ast.Module | None:
-    """The syntax tree, or None where the text is not Python."""
+    """The syntax tree, or None where the text is not Python. To be read, never to be changed.
+
+    Programs that share the text of a top-level statement share its node, so that what is worked
+    out of a node once need not be worked out again for every program.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     try:
-        return ast.parse(text)
+        tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+    lines = text.split("\n")
+    tree.body = [_shared("\n".join(lines[_first(n) - 1 : n.end_lineno])) or n for n in tree.body]
+    return tree
+
+
+@lru_cache(maxsize=4096)
+def _shared(source: str) -> ast.stmt | None:
+    """The node of a statement's own lines; None where it shares them with another."""
+    try:
+        (statement,) = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return None
+    return statement
+
+
+def _first(node: ast.stmt) -> int:
+    """The statement's first line, decorators included."""
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(each.lineno for each in decorators)])
 
 
 def tree_hash(program: Program) -> str:
@@ -38,14 +62,16 @@ def _normal_file(text: str) -> str:
     tree = parse(text)
     if tree is None:
         return "text " + hashlib.sha256(text.encode()).hexdigest()
-    read = {n for node in tree.body for n in names_loaded(node)} | _exported(tree)
-    body = [s for s in _split_imports(_body(tree.body)) if not _unread(s, read)]
+    read = {name for node in tree.body for name in names_loaded(node)} | _exported(tree)
+    body = [one for each in _body(tree.body) for one in _split_import(each)]
+    body = [statement for statement in body if not _unread(statement, read)]
     return "\n".join(normal(statement) for statement in _ordered(body))
 
 
+@lru_cache(maxsize=4096)
 def normal(node: ast.stmt, name: str | None = None) -> str:
     """One statement, normalised; ``name`` replaces the name of a definition throughout it."""
-    fresh = _copy(node)
+    fresh = ast.parse(ast.unparse(node)).body[0]
     if name is not None and isinstance(fresh, ast.ClassDef | ast.FunctionDef):
         _rename(fresh, {fresh.name: name})
         fresh.name = name
@@ -59,17 +85,18 @@ def normal(node: ast.stmt, name: str | None = None) -> str:
     return ast.dump(fresh)
 
 
-def names_loaded(node: ast.AST) -> set[str]:
-    """Every plain name that is read anywhere below a node."""
-    return {
+@lru_cache(maxsize=4096)
+def names_loaded(node: ast.AST) -> frozenset[str]:
+    """Every plain name that is read anywhere below a node of a parsed program."""
+    return _loaded(node)
+
+
+def _loaded(node: ast.AST) -> frozenset[str]:
+    return frozenset(
         inner.id
         for inner in ast.walk(node)
         if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load)
-    }
-
-
-def _copy(node: ast.stmt) -> ast.stmt:
-    return ast.parse(ast.unparse(node)).body[0]
+    )
 
 
 def _body(body: Sequence[ast.stmt]) -> list[ast.stmt]:
@@ -103,10 +130,10 @@ def _plain_locals(function: ast.FunctionDef) -> dict[str, str]:
     odd = (ast.Global, ast.Nonlocal, ast.Import, ast.ImportFrom, ast.Try, ast.Match)
     if any(isinstance(n, scopes + odd) for n in inner if n is not function):
         return {}
-    if names_loaded(function) & {"locals", "vars", "eval", "exec", "dir"}:
+    if _loaded(function) & {"locals", "vars", "eval", "exec", "dir"}:
         return {}
     kept = set(_comprehension_targets(inner)) | {n.arg for n in inner if isinstance(n, ast.arg)}
-    kept |= {name for part in _load_time(function) for name in names_loaded(part)}
+    kept |= {name for part in _load_time(function) for name in _loaded(part)}
     stored = [n.id for n in inner if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
     fresh = [name for name in dict.fromkeys(stored) if name not in kept]
     return {name: f"local {index}" for index, name in enumerate(fresh)}
@@ -131,15 +158,15 @@ def _ordered(body: Sequence[ast.stmt]) -> list[ast.stmt]:
     return ordered + _sorted_run(run)
 
 
-def _split_imports(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    for statement in body:
-        if isinstance(statement, ast.Import):
-            yield from (ast.Import(names=[alias]) for alias in statement.names)
-        elif isinstance(statement, ast.ImportFrom):
-            for alias in statement.names:
-                yield ast.ImportFrom(module=statement.module, names=[alias], level=statement.level)
-        else:
-            yield statement
+@lru_cache(maxsize=4096)
+def _split_import(statement: ast.stmt) -> Sequence[ast.stmt]:
+    """An import of several names as several imports; any other statement as it is."""
+    if isinstance(statement, ast.Import):
+        return [ast.Import(names=[alias]) for alias in statement.names]
+    if isinstance(statement, ast.ImportFrom):
+        module, level = statement.module, statement.level
+        return [ast.ImportFrom(module, [alias], level) for alias in statement.names]
+    return [statement]
 
 
 def _exported(tree: ast.Module) -> set[str]:

@@ -123,8 +123,9 @@ def prediction_error(
 ) -> float:
     """Root mean squared error of ridge regression on runs left out, folds drawn by ``seed``.
 
-    ``features`` [runs, F], ``target`` [runs]. Runs of one group are left out together. The ridge strength is chosen within the training
-    folds, so adding useless features costs something but not everything.
+    ``features`` [runs, F], ``target`` [runs]. Runs of one group are left out together. The ridge
+    strength is chosen within the training folds, so adding useless features costs something but
+    not everything.
     """
     members = _members(groups, len(target))
     order = np.random.default_rng(seed).permutation(len(members))

@@ -194,29 +194,36 @@ def _reduced(x: Tensor, method: Method = "auto") -> _Reduced:
     if n < 2:
         raise ValueError(f"a covariance needs 2 tokens, got {n}")
     x_ND = x_ND if x_ND.dtype == torch.float64 else x_ND.float()
-    y_ND = x_ND - x_ND.mean(0, dtype=torch.float64).to(x_ND.dtype)
-    y_ND = _without_rounding(x_ND, y_ND)
-    largest = float(y_ND.abs().max())
-    if not torch.isfinite(torch.tensor(largest)):
-        raise ValueError("activations are not finite")
-    if largest == 0:
-        size = n if method == "gram" or (method == "auto" and n < d) else d
-        return _Reduced(y_ND.new_zeros(size, size), 0.0, Spread(n, d, 0.0, 0.0, 0.0))
-    y_ND = y_ND / largest
     gram = method == "gram" or (method == "auto" and n < d)
-    matrix = (y_ND @ y_ND.T if gram else y_ND.T @ y_ND) / (n - 1)
+    y_ND, largest = _centred(x_ND)
+    if largest == 0:
+        size = n if gram else d
+        return _Reduced(y_ND.new_zeros(size, size), 0.0, Spread(n, d, 0.0, 0.0, 0.0))
+    y_ND /= largest
+    matrix = y_ND @ y_ND.T if gram else syrk.product(y_ND)
+    matrix /= n - 1
     r_N = y_ND.square().sum(1).double()
     unit = largest**2
     trace = float(r_N.sum()) / (n - 1)
-    square = float(matrix.double().square().sum())
+    square = float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
     fourth = float(r_N.square().sum()) / (n - 1)
     return _Reduced(matrix, unit, Spread(n, d, trace * unit, square * unit**2, fourth * unit**2))
 
 
-def _without_rounding(x_ND: Tensor, y_ND: Tensor) -> Tensor:
-    """Centred values with columns that are constant up to rounding set to exactly zero."""
-    noise_D = 4 * torch.finfo(x_ND.dtype).eps * x_ND.abs().amax(0)
-    return torch.where(y_ND.abs().amax(0) <= noise_D, 0.0, y_ND)
+def _centred(x_ND: Tensor) -> tuple[Tensor, float]:
+    """Centred tokens and their largest magnitude; columns constant up to rounding become zero."""
+    low_D, high_D = torch.aminmax(x_ND, dim=0)
+    mean_D = x_ND.mean(0, dtype=torch.float64).to(x_ND.dtype)
+    reach_D = torch.maximum(high_D - mean_D, mean_D - low_D)
+    if not bool(torch.isfinite(reach_D).all()):
+        raise ValueError("activations are not finite")
+    noise_D = 4 * torch.finfo(x_ND.dtype).eps * torch.maximum(high_D.abs(), low_D.abs())
+    constant_D = reach_D <= noise_D
+    y_ND = x_ND - mean_D
+    if bool(constant_D.any()):
+        y_ND = y_ND.masked_fill(constant_D, 0.0)
+        reach_D = reach_D.masked_fill(constant_D, 0.0)
+    return y_ND, float(reach_D.max())
 
 
 def _eigenvalues(matrix: Tensor) -> Tensor:

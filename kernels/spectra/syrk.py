@@ -39,7 +39,9 @@ def centered_syrk(x_ND: Tensor) -> Scatter:
         return triton_syrk.centered_syrk(x_ND)
     if x_ND.shape[1] < BLOCKED_FROM:
         return reference.centered_syrk(x_ND)
-    return _blocked_syrk(x_ND)
+    x_ND = x_ND if x_ND.dtype == torch.float64 else x_ND.float()
+    mean_D = x_ND.mean(0, dtype=torch.float64).to(x_ND.dtype)
+    return Scatter(x_ND.shape[0], mean_D, product(x_ND - mean_D))
 
 
 @torch.no_grad()
@@ -65,15 +67,15 @@ def gram(x_ND: Tensor) -> Tensor:
     return reference.gram(x_ND)
 
 
-def _blocked_syrk(x_ND: Tensor) -> Scatter:
-    x_ND = x_ND if x_ND.dtype == torch.float64 else x_ND.float()
-    n, d = x_ND.shape
-    mean_D = x_ND.mean(0, dtype=torch.float64).to(x_ND.dtype)
-    y_ND = x_ND - mean_D
+def product(y_ND: Tensor) -> Tensor:
+    """y'y [D, D]; from width 512 on by column blocks of the upper triangle, mirrored."""
+    d = y_ND.shape[1]
+    if d < BLOCKED_FROM:
+        return y_ND.T @ y_ND
     m2 = y_ND.new_empty(d, d)
     step = -(-d // BLOCKS)
     for start in range(0, d, step):
         stop = min(start + step, d)
         m2[start:stop, start:] = y_ND[:, start:stop].T @ y_ND[:, start:]
         m2[stop:, start:stop] = m2[start:stop, stop:].T
-    return Scatter(n, mean_D, m2)
+    return m2

@@ -1,12 +1,12 @@
 """The ledger's values as JSON documents, field for field."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 
-from nightlab.memory.records import JSON, Decision, Experiment, Trial
+from nightlab.memory.records import JSON, Call, Decision, Experiment, Trial
 
 
 def jsonable(value: object) -> JSON:
@@ -29,7 +29,11 @@ def jsonable(value: object) -> JSON:
 
 
 def experiment_document(
-    experiment: Experiment, trials: list[Trial], decisions: list[Decision], files: Mapping[str, str]
+    experiment: Experiment,
+    trials: list[Trial],
+    decisions: list[Decision],
+    files: Mapping[str, str],
+    calls: Sequence[Call] = (),
 ) -> dict[str, JSON]:
     """What ``nightlab show EXPERIMENT --json`` prints; ``files`` is its program's text."""
     return {
@@ -37,6 +41,7 @@ def experiment_document(
         "files": dict(files),
         "trials": [trial_document(trial) for trial in trials],
         "decisions": [jsonable(decision) for decision in decisions],
+        "calls": [jsonable(call) for call in calls],
     }
 
 

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from nightlab.memory.records import ArchiveEntry, Decision, Event, Experiment, Page, Trial
+from nightlab.memory.records import ArchiveEntry, Call, Decision, Event, Experiment, Page, Trial
 from nightlab.memory.report import words
 from nightlab.memory.report.summary import Summary
 from nightlab.vocabulary import Verdict
@@ -100,9 +100,13 @@ def campaign(summary: Summary, page: Page, *, offset: int = 0, wide: bool = True
 
 
 def experiment(
-    found: Experiment, trials: Sequence[Trial], decisions: Sequence[Decision], metric: str
+    found: Experiment,
+    trials: Sequence[Trial],
+    decisions: Sequence[Decision],
+    metric: str,
+    calls: Sequence[Call] = (),
 ) -> RenderableType:
-    """One experiment with its trials and the decisions behind it."""
+    """One experiment with its trials, the decisions behind it and what models were asked."""
     title = text(f"{found.id}: {words.title(found)}", "bold")
     parts: list[RenderableType] = [
         Panel(facts(_experiment(found)), title=title, title_align="left")
@@ -118,7 +122,17 @@ def experiment(
             policy = f"{decision.policy} {decision.version}"
             table.add_row(decision.head, text(decision.action), chance, text(policy))
         parts.append(table)
+    parts += [_call(number, call) for number, call in enumerate(calls, 1)]
     return Group(*parts)
+
+
+def _call(number: int, call: Call) -> RenderableType:
+    """One question to a model, whole: what it cost, what was asked, what came back."""
+    price = "price unknown" if call.usd is None else f"{call.usd:.5f} USD"
+    cost = f"{call.tokens_in} + {call.tokens_out} tokens, {price}, {call.latency_seconds:.1f} s"
+    title = text(f"call {number}: {call.model}, {cost}{', ' if call.error else ''}{call.error}")
+    asked = [text("asked", "bold"), text(call.prompt), text("answered", "bold"), text(call.reply)]
+    return Panel(Group(*asked), title=title, title_align="left")
 
 
 def trial(found: Trial) -> RenderableType:

@@ -139,7 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server_
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with server.lock:
-            asked = Asked(self.path, body, {k.lower(): v for k, v in self.headers.items()}, len(server.asked))
+            asked = Asked(
+                self.path, body, {k.lower(): v for k, v in self.headers.items()}, len(server.asked)
+            )
             server.asked.append(asked)
         say = server.script(asked)
         if say.silent:

@@ -191,7 +191,7 @@ def test_a_part_is_found_in_whichever_file_holds_it() -> None:
     assert current(edited)["norm"] == "rms_norm"
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, len(LINES) - 1), max_size=40), st.sampled_from(operators()))
 def test_no_damage_to_a_program_makes_an_operator_raise(holes: list[int], each: Operator) -> None:
     damaged = Program(
@@ -205,7 +205,7 @@ def test_no_damage_to_a_program_makes_an_operator_raise(holes: list[int], each: 
         assert tree_hash(edited) != tree_hash(damaged)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.sets(st.sampled_from(sorted({*PARTS.values(), "Recipe"}))), st.sampled_from(operators()))
 def test_a_missing_part_is_not_applicable(missing: set[str], each: Operator) -> None:
     tree = ast.parse(TEXT)

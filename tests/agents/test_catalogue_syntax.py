@@ -37,7 +37,7 @@ def test_formatting_and_docstrings_do_not_matter() -> None:
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.sampled_from(DEFINITIONS), max_size=5), st.text("abc #", max_size=20))
 def test_comments_and_blank_lines_do_not_matter(places: list[int], words: str) -> None:
     text = list(LINES)
@@ -47,7 +47,7 @@ def test_comments_and_blank_lines_do_not_matter(places: list[int], words: str) -
     assert digest("".join(text)) == digest(TEXT)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.sampled_from(NUMBERS), st.sampled_from([1, -1, 0.5]))
 def test_a_changed_constant_matters(number: ast.Constant, by: float) -> None:
     line = LINES[number.lineno - 1]
@@ -61,7 +61,7 @@ def test_numbers_of_equal_value_but_other_type_are_told_apart() -> None:
     assert digest("x = 1\n") != digest("x = 1.0\n")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32))
 def test_the_order_of_independent_definitions_does_not_matter(seed: int) -> None:
     source = [
@@ -113,7 +113,7 @@ def test_unread_imports_do_not_matter_but_future_ones_do() -> None:
     assert digest("from __future__ import annotations\nx = 1\n") != digest("x = 1\n")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.text(max_size=200))
 def test_any_text_has_a_hash(text: str) -> None:
     assert len(digest(text)) == 16

@@ -1,8 +1,7 @@
 """Asking language models over real HTTP: what is answered, tried again, accounted for, hidden."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import SecretStr
@@ -21,9 +20,10 @@ from nightlab.agents.spending import Price, Spending, prices
 from nightlab.errors import MissingError, UsageError
 from nightlab.memory.records import Call
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from openai_server import Asked, Say, Script, Server
+if TYPE_CHECKING:
+    from tests.agents.openai_server import Asked, Say, Script, Server
+else:
+    from openai_server import Asked, Say, Script, Server
 
 CANARY = "sk-canary-7d1f0c93"
 QUESTION = Question(messages=(Message("system", "Be brief."), Message("user", "Why?")))
@@ -123,8 +123,7 @@ def test_retry_after_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     with Server(first(Say(status=429, headers={"retry-after": "7"}), OK)) as server:
         asking = Asking(server)
-        wait: Callable[[float], bool] = lambda seconds: bool(waited.append(seconds))  # noqa: E731
-        monkeypatch.setattr(asking.model.stopping, "wait", wait)
+        monkeypatch.setattr(asking.model.stopping, "wait", waited.append)
         asking.ask()
     assert waited == [7.0]
 

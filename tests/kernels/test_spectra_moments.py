@@ -129,3 +129,13 @@ def test_blocked_and_plain_scatter_agree() -> None:
     torch.testing.assert_close(blocked.m2, plain.m2, rtol=1e-4, atol=1e-3)
     assert torch.equal(blocked.m2, blocked.m2.T)
     assert spectra.path(x) == "torch"
+
+
+def test_a_float32_solver_that_returns_nan_for_dead_units_is_not_believed() -> None:
+    generator = torch.Generator().manual_seed(3)
+    low_rank = torch.randn(512, 3, generator=generator) @ torch.randn(3, 256, generator=generator)
+    x = (low_rank - 3 + 0.3 * torch.randn(512, 256, generator=generator)).relu()
+    x = x - x.mean(0)
+    x[:, torch.rand(256, generator=generator) < 0.45] = 0
+    found, exact = spectra.spectrum(x), spectra.spectrum(x.double())
+    torch.testing.assert_close(found.values, exact.values, rtol=1e-4, atol=1e-6)

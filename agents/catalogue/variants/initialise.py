@@ -74,14 +74,14 @@ def xavier(model: nn.Module, recipe: Recipe) -> None:
 
 
 def large_embedding(model: nn.Module, recipe: Recipe) -> None:
-    """Embeddings start at one, linear maps at the size of what they read, the head at zero.
+    """Embeddings start at a quarter, linear maps at the size of what they read, the head at 0.
 
     Why: With equal steps for all weights, what should move far relative to its size is small.
     From: Yang et al. 2022, arXiv 2203.03466 (muP, table 8)
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=1.0)
+            nn.init.normal_(module.weight, std=0.25)
         elif isinstance(module, nn.Linear):
             deviation = 0.0 if name.startswith("head") else module.in_features**-0.5
             nn.init.normal_(module.weight, std=deviation)

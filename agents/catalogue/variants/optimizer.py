@@ -95,7 +95,7 @@ def lion(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     Why: Sign steps need one moment instead of two and make every weight move.
     From: Chen et al. 2023, arXiv 2302.06675, program 1
     """
-    defaults = {"lr": recipe.learning_rate / 1.5, "beta2": 0.99}
+    defaults = {"lr": recipe.learning_rate / 1.5, "beta2": recipe.beta2}
     return _Lion(_decay_groups(model, recipe), defaults)
 
 

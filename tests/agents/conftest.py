@@ -1,0 +1,6 @@
+"""The scripted server is a module beside the tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
