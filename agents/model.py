@@ -172,7 +172,8 @@ class Model:
         )
         record(call)
         if failed is not None:
-            raise _Failed(failed.trouble, fault, failed.after, failed.lack)
+            words = self.endpoint.hidden(failed.words)
+            raise _Failed(failed.trouble, words, failed.after, failed.lack)
         return Reply(
             text=text,
             usage=usage,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from langgraph.errors import GraphDrained
 
-from nightlab.agents import approval, catalogue, judge, propose, reflect, vet
+from nightlab.agents import approval, catalogue, judge, lessons, propose, reflect, vet
 from nightlab.agents.author.write import Authors
 from nightlab.agents.decide import Decider
 from nightlab.agents.judge import Confirmation
@@ -20,7 +20,7 @@ from nightlab.agents.propose import Proposal, Refusal
 from nightlab.agents.question import UNANSWERED
 from nightlab.agents.round import Round
 from nightlab.evals.statistics import Judgement, Screening
-from nightlab.memory.records import Arm, Estimate, Trial
+from nightlab.memory.records import Arm, Estimate, Experiment, Trial
 from nightlab.vocabulary import Program, Verdict
 
 
@@ -253,6 +253,27 @@ class Nodes:
             self.writers.done(experiment)
         return {}
 
+    def _worded(self, row: Experiment, template: str) -> str:
+        """The lesson in a model's words where one can be asked and keeps to the facts."""
+        if self.writers is None or not (able := self.writers.able()):
+            return template
+        ledger, campaign = self.lab.ledger, row.campaign
+        facts = reflect.facts(row, template)
+        related = lessons.relevant(ledger, campaign, facts)
+        made = reflect.written(
+            self.writers.models[row.author if row.author in able else able[0]],
+            lambda call: ledger.record_call(campaign, call, experiment=row.id),
+            facts,
+            related,
+        )
+        if isinstance(made, str):
+            self.lab.log("lesson", f"the template's words stand: {made}", row.id)
+            return template
+        for old in related:
+            if old.id in made.retired:
+                lessons.retire(ledger, campaign, old, f"replaced after {row.id}")
+        return made.text
+
     def _numbers(self, confirmation: Confirmation, verdict: Verdict) -> Estimate:
         numbers = judge.estimate(self.lab, confirmation)
         if verdict is not Verdict.CONFIRMED:
@@ -278,9 +299,14 @@ class Nodes:
         ]
         if text := reflect.lesson(row, siblings, self.lab.objective.metric):
             evidence = [row.id, *(s.id for s in siblings)]
-            known = {lesson.text for lesson in self.lab.ledger.lessons(self.lab.campaign.id)}
-            if text not in known:
+            kept = self.lab.ledger.lessons(self.lab.campaign.id)
+            known = {lesson.text for lesson in kept}
+            taught = {k.experiments[0] for k in kept if len(k.experiments) == len(evidence)}
+            if text not in known and row.id not in taught:
+                text = self._worded(row, text)
                 self.lab.ledger.add_lesson(self.lab.campaign.id, text, evidence)
+        for old in reflect.contradicted(row, lessons.active(self.lab.ledger, row.campaign)):
+            lessons.retire(self.lab.ledger, row.campaign, old, f"contradicted by {row.id}")
         self.lab.board.clear(row.id)
         return {}
 

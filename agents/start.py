@@ -21,7 +21,7 @@ from nightlab.errors import MissingError, UsageError
 from nightlab.evals import corpus
 from nightlab.evals.task import Splits, Task, load
 from nightlab.memory.ledger import Ledger
-from nightlab.memory.records import JSON, Campaign, Lease
+from nightlab.memory.records import JSON, Call, Campaign, Lease
 from nightlab.sandbox.protocol import Sandbox
 from nightlab.sandbox.warm import WarmSandbox
 from nightlab.vocabulary import Beginning, Objective, Rung, Tier
@@ -45,6 +45,9 @@ class Order:
     approval: bool = False
     """Hold what a model wrote until a person approves it."""
     research_plan: str = ""
+    """What a model made of the goal; proposers see it."""
+    calls: tuple[Call, ...] = ()
+    """What was asked before the campaign began: stored with it, and part of its budget."""
     until: datetime | None = None
     """Time at which it ends whatever happened in between; breaks between resumes count."""
 
@@ -54,7 +57,14 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     task = load(order.task)
     plan = plans.make(task, order.objective.budget, order.workers)
     stopping = threading.Event()
-    models = connect(order.endpoints, order.objective.budget, home, stopping)
+    models = connect(
+        order.endpoints,
+        order.objective.budget,
+        home,
+        stopping,
+        tokens=sum(call.tokens_in + call.tokens_out for call in order.calls),
+        usd=sum(call.usd or 0.0 for call in order.calls),
+    )
     splits = corpus.prepare(task, home)
     settings: dict[str, JSON] = {
         "corpus": splits.digest,
@@ -80,6 +90,8 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
         workers=order.workers,
         settings=settings,
     )
+    for call in order.calls:
+        ledger.record_call(campaign.id, call)
     lease = take(ledger, campaign.id)
     place = bench(task, splits, sandbox, campaign.workers)
     return _supervise(ledger, lease, campaign, place, plan, home, models, stopping)

@@ -1,11 +1,19 @@
 """Which language models a command may ask: from the settings, in one place."""
 
+import sys
+import threading
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+import typer
 
 from nightlab.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
+    from nightlab.agents.goal.asked import Asked
     from nightlab.agents.question import Endpoint
+    from nightlab.evals.task import Task
     from nightlab.settings import Settings
 
 HOW = (
@@ -63,3 +71,41 @@ def proposers(asked: str, settings: "Settings") -> Proposers:
     names = ", ".join(endpoint.name for endpoint in found)
     beside = "" if asked == "llm" else " beside the catalogue"
     return Proposers(asked, found, f"proposals by {names} at {found[0].place}{beside}")
+
+
+def understand(sentence: str, task: "Task", who: Proposers, home: Path) -> "Asked":
+    """The goal as the grammar reads it, and with a model also its plan, or its reading.
+
+    Raises:
+        UsageError: nobody can read it, or it is ambiguous.
+        MissingError: the model does not answer at all.
+    """
+    from nightlab.agents import catalogue
+    from nightlab.agents.goal import read
+    from nightlab.agents.goal.asked import Asked, ask
+
+    now = datetime.now().astimezone()
+    if not who.endpoints:
+        found = read(sentence, task.metrics, task.metric, now)
+        return Asked(reading=found, plan=(), by="the grammar", notes=(), calls=())
+    from nightlab.agents.author.connect import connect
+    from nightlab.vocabulary import Budget
+
+    models = connect(who.endpoints[:1], Budget(), home, threading.Event())
+    parts = tuple(part.name for part in catalogue.parts())
+    (model,) = models.values()
+    return ask(model, sentence, task.metrics, task.metric, parts, now)
+
+
+def confirm(asked: "Asked", *, yes: bool) -> None:
+    """Have a person agree to a reading that is the model's alone.
+
+    Raises:
+        UsageError: nobody agrees.
+    """
+    if not asked.unsure or yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"only {asked.by} could read the goal: look at it, then add --yes")
+    if not typer.confirm("Begin with this reading?", err=True):
+        raise UsageError("not begun: say the goal differently")

@@ -15,7 +15,7 @@ from nightlab.vocabulary import Beginning
 
 if TYPE_CHECKING:
     from nightlab.agents.campaign import Supervisor
-    from nightlab.agents.goal import Reading
+    from nightlab.agents.goal.asked import Asked
     from nightlab.memory.ledger import Ledger
     from nightlab.sandbox.protocol import Sandbox
     from nightlab.settings import Settings
@@ -36,6 +36,7 @@ Unsafe = Annotated[
     bool, typer.Option("--unsafe", help="Let model-written code run in the process tier.")
 ]
 Learned = Annotated[Beginning, typer.Option("--policy", help="What the policy knows at its start.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Begin with a reading that a model made alone.")]
 Headless = Annotated[bool, typer.Option("--headless", help="Plain progress lines, no live view.")]
 
 
@@ -54,6 +55,7 @@ def run(
     approve: Annotated[
         bool, typer.Option("--approve", help="Hold model-written code until `nightlab approve`.")
     ] = False,
+    yes: Yes = False,
     headless: Headless = False,
     as_json: AsJson = False,
 ) -> None:
@@ -61,7 +63,10 @@ def run(
     from nightlab.agents.start import Order, begin
 
     who = _proposers(proposer)
-    read = _read(goal, task, trials, minutes)
+    asked = _read(goal, task, trials, minutes, who)
+    _say(asked)
+    asking.confirm(asked, yes=yes)
+    read = asked.reading
     order = Order(
         goal=goal,
         objective=read.objective,
@@ -70,12 +75,13 @@ def run(
         proposer=who.kind,
         endpoints=who.endpoints,
         approval=approve,
+        research_plan="; ".join(asked.plan),
+        calls=asked.calls,
         seed=seed,
         unsafe=unsafe,
         policy=policy,
     )
     with _lab(sandbox) as (ledger, settings, cells):
-        _say(read)
         supervisor = begin(order, ledger, cells, settings.folder)
         _supervise(supervisor, settings, headless=headless, as_json=as_json)
 
@@ -92,6 +98,7 @@ def begun(
     unsafe: bool,
     usd: float | None,
     gpu_seconds: float | None,
+    yes: bool = False,
 ) -> str:
     """Store a new campaign that nobody supervises yet, and return its id."""
     from dataclasses import replace
@@ -100,7 +107,10 @@ def begun(
 
     seconds = (until - datetime.now().astimezone()).total_seconds()
     who = _proposers(proposer)
-    read = _read(goal, task, None, seconds / 60)
+    asked = _read(goal, task, None, seconds / 60, who)
+    _say(asked)
+    asking.confirm(asked, yes=yes)
+    read = asked.reading
     budget = replace(read.objective.budget, usd=usd, gpu_seconds=gpu_seconds)
     order = Order(
         goal=goal,
@@ -109,12 +119,13 @@ def begun(
         workers=workers,
         proposer=who.kind,
         endpoints=who.endpoints,
+        research_plan="; ".join(asked.plan),
+        calls=asked.calls,
         seed=seed,
         unsafe=unsafe,
         until=until,
     )
     with _lab(sandbox) as (ledger, settings, cells):
-        _say(read)
         supervisor = begin(order, ledger, cells, settings.folder)
         ledger.release_lease(supervisor.lab.lease)
         return supervisor.lab.campaign.id
@@ -138,20 +149,25 @@ def goal(
     goal: Goal,
     task: TaskName = "byte_lm",
     workers: Workers = 2,
+    proposer: Proposer = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Show how a goal is understood and what it would cost; runs nothing."""
     from nightlab.agents import plan
+    from nightlab.agents.goal import asked as asked_goal
     from nightlab.agents.goal import describe, document
     from nightlab.evals.task import load
     from nightlab.memory.report.documents import jsonable
 
-    read = _read(goal, task, None, None)
+    asked = _read(goal, task, None, None, _proposers(proposer))
+    read = asked.reading
     made = plan.make(load(task), read.objective.budget, workers)
     if as_json:
-        print_json(jsonable({**document(read), "plan": plan.document(made)}))
+        said = {"read_by": asked.by, "research_plan": asked.plan, "notes": asked.notes}
+        print_json(jsonable({**document(read), **said, "plan": plan.document(made)}))
     else:
         print(describe(read))
+        print(asked_goal.describe(asked))
         print(plan.describe(made))
 
 
@@ -194,18 +210,20 @@ def list_tasks(as_json: AsJson = False) -> None:
         print(f"{t.name:12} {t.title}; {t.metric} {t.direction} is better; rungs: {rungs}")
 
 
-def _read(sentence: str, task: str, trials: int | None, minutes: float | None) -> "Reading":
+def _read(
+    sentence: str, task: str, trials: int | None, minutes: float | None, who: asking.Proposers
+) -> "Asked":
     """The sentence as understood, with the budget the options or the default give it."""
     from dataclasses import replace
 
-    from nightlab.agents.goal import read
     from nightlab.evals.task import load
+    from nightlab.settings import Settings
 
     for name, value in (("--trials", trials), ("--minutes", minutes)):
         if value is not None and value <= 0:
             raise UsageError(f"{name} {value:g} leaves nothing to spend: give a positive number")
-    loaded = load(task)
-    found = read(sentence, loaded.metrics, loaded.metric, datetime.now().astimezone())
+    asked = asking.understand(sentence, load(task), who, Settings.load().folder)
+    found = asked.reading
     budget = found.objective.budget
     if trials is not None:
         budget = replace(budget, trials=trials)
@@ -213,7 +231,8 @@ def _read(sentence: str, task: str, trials: int | None, minutes: float | None) -
         budget = replace(budget, seconds=60 * minutes)
     if budget.trials is None and budget.seconds is None:
         budget = replace(budget, seconds=60 * DEFAULT_MINUTES)
-    return replace(found, objective=replace(found.objective, budget=budget))
+    found = replace(found, objective=replace(found.objective, budget=budget))
+    return replace(asked, reading=found)
 
 
 def _proposers(asked: str) -> asking.Proposers:
@@ -240,10 +259,11 @@ def _lab(tier: str) -> Iterator[tuple["Ledger", "Settings", "Sandbox"]]:
             choice.sandbox.close()
 
 
-def _say(read: "Reading") -> None:
+def _say(asked: "Asked") -> None:
+    from nightlab.agents.goal import asked as asked_goal
     from nightlab.agents.goal import describe
 
-    print(describe(read), file=sys.stderr)
+    print(describe(asked.reading), asked_goal.describe(asked), sep="\n", file=sys.stderr)
 
 
 def _supervise(

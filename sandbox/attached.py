@@ -6,6 +6,7 @@ and that many bytes. Output is the channel, errors are the log.
 
 import select
 import socket
+from collections.abc import Callable
 
 from nightlab.sandbox.channel import LOG_CHUNK_BYTES, ChannelClosedError, Log
 
@@ -16,10 +17,10 @@ LOG_STREAM = 2
 class AttachedChannel:
     """Demultiplexes as it is read."""
 
-    def __init__(self, stream: socket.socket, keep_alive: object) -> None:
-        """``keep_alive`` owns the socket and must not be collected before it."""
+    def __init__(self, stream: socket.socket, release: Callable[[], None]) -> None:
+        """``release`` lets go of what the socket came from."""
         self.log = Log()
-        self._stream, self._owner = stream, keep_alive
+        self._stream, self._release = stream, release
         self._header = bytearray()
         self._kind, self._left = 0, 0
         stream.settimeout(0)
@@ -86,3 +87,4 @@ class AttachedChannel:
 
     def close(self) -> None:
         self._stream.close()
+        self._release()

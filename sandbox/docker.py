@@ -12,6 +12,7 @@ import os
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,12 +54,19 @@ def engine_boundary(doing: str) -> Iterator[None]:
         raise SandboxError(f"{doing}: {str(error)[:500]}") from error
 
 
+def _close_all(clients: list[docker.DockerClient]) -> None:
+    while clients:
+        clients.pop().close()
+
+
 class Engine:
     """A connection to one Docker engine, usable from any thread."""
 
     def __init__(self) -> None:
         """Raises MissingError when no engine answers."""
         self._local = threading.local()
+        self._clients: list[docker.DockerClient] = []
+        weakref.finalize(self, _close_all, self._clients)
         address = os.environ.get("DOCKER_HOST", DEFAULT_ADDRESS)
         if address.startswith("unix://") and not Path(address.removeprefix("unix://")).exists():
             raise MissingError(f"no Docker engine listens at {address}: {REMEDY}")
@@ -73,8 +81,14 @@ class Engine:
         """This thread's own connection."""
         if not hasattr(self._local, "client"):
             self._local.client = self._connect()
+            self._clients.append(self._local.client)
         client: docker.DockerClient = self._local.client
         return client
+
+    def close(self) -> None:
+        """Let go of every thread's connection; a later use opens new ones."""
+        self._local = threading.local()
+        _close_all(self._clients)
 
     def _connect(self) -> docker.DockerClient:
         return docker.from_env(version=self.version, timeout=TIMEOUT_SECONDS)
@@ -84,7 +98,14 @@ class Engine:
         client = self._connect()
         streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         raw = client.api.attach_socket(container, params=streams)
-        return AttachedChannel(getattr(raw, "_sock", raw), (client, raw))
+
+        def release() -> None:
+            with contextlib.suppress(ValueError, OSError):  # closed from the other side
+                raw._response.close()
+            raw.close()
+            client.close()
+
+        return AttachedChannel(getattr(raw, "_sock", raw), release)
 
     def runtimes(self) -> set[str]:
         return set(self.client.info().get("Runtimes", {}))
@@ -116,7 +137,8 @@ class Engine:
                 return
             repository, _, tag = name.partition(":")
             with archive.open("rb") as file:
-                self.client.api.import_image_from_stream(file, repository=repository, tag=tag)
+                chunks = iter(lambda: file.read(1 << 20), b"")
+                self.client.api.import_image_from_stream(chunks, repository=repository, tag=tag)
 
     def build(self, recipe: image.Recipe, hear: Any = None) -> str:
         """Build the trainer image; pulls only a base that is not there. Returns its id."""
@@ -225,6 +247,7 @@ class DockerSandbox:
     def close(self) -> None:
         self._reaper.close()
         self._bury.shutdown()
+        self._engine.close()
 
     def _start(self, room: Room, body: Container) -> AttachedChannel:
         api = self._engine.client
@@ -333,7 +356,11 @@ def probe(tier: Tier) -> str:
     Raises:
         MissingError: one of them is not; says which and how to get it.
     """
-    engine = Engine()
+    with contextlib.closing(Engine()) as engine:
+        return _probe(engine, tier)
+
+
+def _probe(engine: Engine, tier: Tier) -> str:
     image_id = engine.trainer()
     if tier is Tier.DOCKER_RUNSC:
         if RUNSC not in engine.runtimes():

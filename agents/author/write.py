@@ -91,6 +91,10 @@ class Authors:
             return None
         return self._until_usable(experiment, decision, talk, check)
 
+    def able(self) -> list[str]:
+        """Models that can still be asked."""
+        return [name for name in self.models if name not in self.closed]
+
     def done(self, experiment: str) -> None:
         """Forget a conversation."""
         self._talks.pop(experiment, None)

@@ -1,14 +1,17 @@
 """Campaigns whose proposals come from a scripted model over real HTTP, in an isolating sandbox."""
 
 import json
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import SecretStr
 
-from nightlab.agents import start
+from nightlab.agents import approval, start
+from nightlab.agents.author.formats import Format
 from nightlab.agents.campaign import Supervisor
 from nightlab.agents.decide import from_rows
 from nightlab.agents.question import Endpoint
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 else:
     from openai_server import Asked, Say, Script, Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.bwrap]
+pytestmark = pytest.mark.slow
+isolated = pytest.mark.bwrap
 
 CANARY = "sk-canary-51f0aa27"
 
@@ -40,6 +44,13 @@ def sandbox(in_ci: bool) -> Iterator[Sandbox]:
             raise
         pytest.skip(str(missing))
     opened = bwrap.BwrapSandbox()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Sandbox]:
+    opened = ProcessSandbox()
     yield opened
     opened.close()
 
@@ -111,11 +122,12 @@ def good(asked: Asked) -> Say:
     return Say(text=rewritten(asked, "std=0.02", f"std=0.0{2 + asked.number % 7}1"))
 
 
+@isolated
 def test_a_model_that_knows_good_edits_reaches_a_confirmed_gain(
     tiny_task: Path, ledger: Ledger, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     with Server(good) as server:
-        supervisor = start.begin(order(tiny_task, server, 60), ledger, sandbox, tmp_path)
+        supervisor = start.begin(order(tiny_task, server, 46), ledger, sandbox, tmp_path)
         campaign = supervisor.lab.campaign.id
         assert supervisor.run() is CampaignStatus.FINISHED
     experiments = ledger.experiments(campaign)[1:]
@@ -169,6 +181,7 @@ def malicious(asked: Asked) -> Say:
     return Say(text=rewritten(asked, old, new))
 
 
+@isolated
 def test_a_malicious_model_gains_nothing_and_stops_nothing(
     tiny_task: Path, ledger: Ledger, sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -196,11 +209,15 @@ def run_bounded(supervisor: Supervisor) -> str:
 
 
 def test_a_model_that_breaks_down_is_closed_and_auto_goes_on_with_the_catalogue(
-    tiny_task: Path, ledger: Ledger, sandbox: Sandbox, tmp_path: Path
+    tiny_task: Path, ledger: Ledger, process: Sandbox, tmp_path: Path
 ) -> None:
-    with Server(lambda asked: Say(status=401)) as server:
+    def locked(asked: Asked) -> Say:
+        del asked
+        return Say(status=401)
+
+    with Server(locked) as server:
         wanted = order(tiny_task, server, 34, kind="auto")
-        supervisor = start.begin(wanted, ledger, sandbox, tmp_path)
+        supervisor = start.begin(wanted, ledger, process, tmp_path)
         run_bounded(supervisor)
     campaign = supervisor.lab.campaign.id
     log = " ".join(e.message for e in ledger.events(campaign))
@@ -211,11 +228,11 @@ def test_a_model_that_breaks_down_is_closed_and_auto_goes_on_with_the_catalogue(
 
 
 def test_without_any_author_left_the_campaign_ends_and_says_so(
-    tiny_task: Path, ledger: Ledger, sandbox: Sandbox, tmp_path: Path
+    tiny_task: Path, ledger: Ledger, process: Sandbox, tmp_path: Path
 ) -> None:
     with Server(good) as server:
         wanted = order(tiny_task, server, 60, tokens=30_000)
-        supervisor = start.begin(wanted, ledger, sandbox, tmp_path)
+        supervisor = start.begin(wanted, ledger, process, tmp_path)
         reason = run_bounded(supervisor)
         assert "no author is left" in reason or "tokens" in reason
         spent = ledger.spent(supervisor.lab.campaign.id).tokens
@@ -223,16 +240,12 @@ def test_without_any_author_left_the_campaign_ends_and_says_so(
 
 
 def test_in_the_process_tier_a_model_chooses_and_writes_no_code(
-    tiny_task: Path, ledger: Ledger, tmp_path: Path
+    tiny_task: Path, ledger: Ledger, process: Sandbox, tmp_path: Path
 ) -> None:
-    sandbox = ProcessSandbox()
-    try:
-        with Server(good) as server:
-            supervisor = start.begin(order(tiny_task, server, 34), ledger, sandbox, tmp_path)
-            run_bounded(supervisor)
-            assert {form_of(asked) for asked in server.asked} == {"choice"}
-    finally:
-        sandbox.close()
+    with Server(good) as server:
+        supervisor = start.begin(order(tiny_task, server, 34), ledger, process, tmp_path)
+        run_bounded(supervisor)
+        assert {form_of(asked) for asked in server.asked} == {"choice"}
     campaign = supervisor.lab.campaign.id
     verdicts = [e.verdict for e in ledger.experiments(campaign)[1:]]
     valid = [v for v in verdicts if v is not Verdict.INVALID]
@@ -240,18 +253,18 @@ def test_in_the_process_tier_a_model_chooses_and_writes_no_code(
 
 
 def test_nobody_there_at_the_start_is_missing_and_leaves_no_campaign(
-    tiny_task: Path, ledger: Ledger, sandbox: Sandbox, tmp_path: Path
+    tiny_task: Path, ledger: Ledger, process: Sandbox, tmp_path: Path
 ) -> None:
     script: Script = good
     with Server(script) as server:
         wanted = order(tiny_task, server, 34)
     with pytest.raises(MissingError, match="no language model answers"):
-        start.begin(wanted, ledger, sandbox, tmp_path)
+        start.begin(wanted, ledger, process, tmp_path)
     assert not ledger.campaigns()
 
 
 def test_a_budget_in_usd_with_an_unknown_price_is_refused_at_the_start(
-    tiny_task: Path, ledger: Ledger, sandbox: Sandbox, tmp_path: Path
+    tiny_task: Path, ledger: Ledger, process: Sandbox, tmp_path: Path
 ) -> None:
     objective = Objective(
         metric="val_bpb", direction=Direction.LOWER, budget=Budget(trials=34, usd=1.0)
@@ -265,4 +278,51 @@ def test_a_budget_in_usd_with_an_unknown_price_is_refused_at_the_start(
             endpoints=(Endpoint(name="scripted", base_url=server.url),),
         )
         with pytest.raises(UsageError, match="price of scripted is unknown"):
-            start.begin(wanted, ledger, sandbox, tmp_path)
+            start.begin(wanted, ledger, process, tmp_path)
+
+
+def test_written_code_waits_for_a_person_and_a_rejected_one_never_runs(
+    tiny_task: Path, ledger: Ledger, process: Sandbox, tmp_path: Path
+) -> None:
+    with Server(good) as server:
+        wanted = replace(order(tiny_task, server, 34), approval=True, unsafe=True)
+        supervisor = start.begin(wanted, ledger, process, tmp_path)
+        campaign = supervisor.lab.campaign.id
+        person = threading.Thread(target=reject_what_waits, args=(ledger, supervisor), daemon=True)
+        person.start()
+        run_bounded(supervisor)
+        supervisor.stopping.set()
+        person.join()
+    experiments = ledger.experiments(campaign)[1:]
+    rejected = [e for e in experiments if e.reason == "rejected by a person"]
+    assert rejected
+    assert not [t for e in rejected for t in ledger.trials(experiment=e.id)]
+    forms = {d.action for e in rejected for d in ledger.decisions(e.id) if d.head == "format"}
+    assert Format.CHOICE not in forms
+
+
+def reject_what_waits(ledger: Ledger, supervisor: Supervisor) -> None:
+    """A person who says no to everything."""
+    campaign = supervisor.lab.campaign.id
+    answered: set[str] = set()
+    while not supervisor.stopping.wait(0.2):
+        waiting = {e.experiment for e in ledger.events(campaign) if e.kind == "approval"}
+        for experiment in waiting - answered - {None}:
+            row = ledger.experiment(experiment or "")
+            approval.answer(ledger, campaign, row.id, row.program or "", approval.REJECT)
+            answered.add(row.id)
+
+
+def test_a_directive_reaches_the_next_decision_and_the_prompt(
+    tiny_task: Path, ledger: Ledger, process: Sandbox, tmp_path: Path
+) -> None:
+    with Server(good) as server:
+        supervisor = start.begin(order(tiny_task, server, 28), ledger, process, tmp_path)
+        campaign = supervisor.lab.campaign.id
+        ledger.add_directive(campaign, "work on the norm only")
+        run_bounded(supervisor)
+        assert all("work on the norm only" in asked.conversation for asked in server.asked)
+    for experiment in ledger.experiments(campaign)[1:]:
+        assert from_rows(ledger.decisions(experiment.id)).part == "norm"
+    log = [e.message for e in ledger.events(campaign) if "taken up" in e.message]
+    assert log == ["taken up: 'work on the norm only' (only norm)"]

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,7 @@ def test_a_killed_container_is_lost(docker_tier: Tier) -> None:
     cell = bench.sandbox.open(bench.room())
     body = getattr(cell, "body", None)
     assert isinstance(body, Container)
-    engine = Engine()
-    killer = threading.Timer(0.5, engine.client.api.kill, [body.name])
+    killer = threading.Timer(0.5, _kill, [body.name])
     killer.start()
     files = {"honest.py": HONEST, "program.py": "import time; time.sleep(60)"}
     assert cell.ask(bench.job(cell, files), HONEST_LIMITS) is None
@@ -60,13 +60,19 @@ def test_a_killed_container_is_lost(docker_tier: Tier) -> None:
     assert "from outside" in run.reason
 
 
+def _kill(name: str) -> None:
+    with closing(Engine()) as engine:
+        engine.kill(name)
+
+
 @pytest.mark.docker
 def test_a_removed_container_is_lost(docker_tier: Tier) -> None:
     bench = Bench(DockerSandbox(docker_tier), judge)
     cell = bench.sandbox.open(bench.room())
     body = getattr(cell, "body", None)
     assert isinstance(body, Container)
-    Engine().discard("container", body.name)
+    with closing(Engine()) as engine:
+        engine.discard("container", body.name)
     assert cell.ask(bench.job(cell, {"program.py": HONEST}), HONEST_LIMITS) is None
     assert cell.close(EXPECTED_FILES).ending is Ending.LOST
     bench.close()
@@ -82,13 +88,16 @@ def test_a_restarted_engine_loses_the_run_and_serves_the_next(docker_tier: Tier)
     pid = int((folder / "pid").read_text())
     line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
     os.kill(pid, signal.SIGTERM)
-    files = {"honest.py": HONEST, "program.py": "import time; time.sleep(60)"}
-    assert cell.ask(bench.job(cell, files), HONEST_LIMITS) is None
-    first = cell.close(EXPECTED_FILES)
-    _wait(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
-    with (folder / "log").open("ab") as log:
-        subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
-    _wait(_answers)
+    try:
+        files = {"honest.py": HONEST, "program.py": "import time; time.sleep(60)"}
+        assert cell.ask(bench.job(cell, files), HONEST_LIMITS) is None
+        first = cell.close(EXPECTED_FILES)
+    finally:
+        _wait(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
+        with (folder / "log").open("ab") as log:
+            script = [b"setsid", b"--fork", *line]
+            subprocess.run(script, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True)
+        _wait(_answers)
     weights = bench.honest(bench.sandbox.open(bench.room()))
     bench.close()
     assert first.ending is Ending.LOST
@@ -101,7 +110,7 @@ def _zombie(pid: int) -> bool:
 
 def _answers() -> bool:
     try:
-        Engine()
+        Engine().close()
     except MissingError:
         return False
     return True

@@ -43,7 +43,7 @@ def test_a_log_keeps_head_and_tail_and_counts_the_rest(parts: list[bytes]) -> No
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=300)), max_size=20))
 def test_frames_are_taken_apart_into_stream_and_log(frames: list[tuple[int, bytes]]) -> None:
     here, there = socket.socketpair()
-    channel = AttachedChannel(here, None)
+    channel = AttachedChannel(here, lambda: None)
     for kind, content in frames:
         there.sendall(bytes([kind, 0, 0, 0]) + len(content).to_bytes(4, "big") + content)
     there.close()

@@ -53,7 +53,7 @@ class DynamicTanh(nn.Module):
 
 
 class Affine(nn.Module):
-    """No normalisation: a gain per channel that starts at four, and a bias.
+    """No normalisation: a gain per channel that starts at two, and a bias.
 
     Why: A network this shallow may train without norms, and each one left out buys steps.
     From: Touvron et al. 2021, arXiv 2105.03404
@@ -61,7 +61,7 @@ class Affine(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.full((width,), 4.0))
+        self.gain = nn.Parameter(torch.full((width,), 2.0))
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
