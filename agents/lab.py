@@ -20,6 +20,7 @@ from nightlab.memory.records import Arm, Artifact, Campaign, Lease, Trial, Trial
 from nightlab.sandbox.protocol import Cell
 from nightlab.vocabulary import Ending, Objective, Program, Purpose, Run, Rung, Split
 
+RECENT_TRIALS = 6
 TRIES = 3
 """How often a trial is tried before an environment fault stops the campaign."""
 OUR_AUTHORS = ("baseline", "catalogue", "tpe", "cmaes")
@@ -139,9 +140,12 @@ class Lab:
         return trials - self.ledger.spent(self.campaign.id).trials
 
     def trial_seconds(self, rung: Rung) -> float:
-        """What a trial on a rung takes on this machine, by the clock: the median so far."""
-        taken = self.ledger.trial_seconds(self.campaign.id, rung.name)
-        return median(taken) if taken else rung.cpu_seconds + SCORING_SECONDS
+        """What a trial on a rung takes on this machine by the clock, at its present pace."""
+        recent = self.ledger.paces(self.campaign.id, RECENT_TRIALS)
+        if not recent:
+            return rung.cpu_seconds + SCORING_SECONDS
+        pace = median(one.wall_per_cpu for one in recent)
+        return pace * rung.cpu_seconds + median(one.beside_seconds for one in recent)
 
     def closing_seconds(self) -> float:
         """Wall seconds to keep back for the closing comparison and its look at the hold-out."""

@@ -118,7 +118,10 @@ class Nodes:
         if not asked or self.writers is None or not self.writers.wrote(experiment):
             return None
         self.lab.board.show(experiment, "waiting for approval")
-        return approval.wait(self.lab, experiment, program, self.stopping)
+        word = approval.wait(self.lab, experiment, program, self.stopping)
+        if word is approval.Word.STOPPED:
+            raise GraphDrained(word)
+        return None if word is approval.Word.YES else word.value
 
     def _hand(self, experiment: str, parent: str) -> str | None:
         """The first model that wrote code on the way from the baseline to this program."""

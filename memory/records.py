@@ -357,6 +357,16 @@ class Spent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast one trial went."""
+
+    wall_per_cpu: float
+    """Wall seconds of its run per CPU second: 1 on an idle machine."""
+    beside_seconds: float
+    """Wall seconds of everything beside the run: the sandbox, scoring, storing."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dot:
     """One trial on the best-so-far curve."""
 

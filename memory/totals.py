@@ -7,7 +7,7 @@ from sqlmodel import Session, col, select
 
 from nightlab.memory import values
 from nightlab.memory.campaigns import Chapter
-from nightlab.memory.records import Arm, Dot, Fault, Repeat, Spent, TrialStatus
+from nightlab.memory.records import Arm, Dot, Fault, Pace, Repeat, Spent, TrialStatus
 from nightlab.memory.scores import measured, value_of
 from nightlab.memory.tables import (
     CallRow,
@@ -108,15 +108,27 @@ class Totals(Chapter):
                 for trial, experiment, ending, reason in session.execute(wanted)
             ]
 
-    def trial_seconds(self, campaign: str, rung: str) -> list[float]:
-        """Per finished trial on a rung, its wall time as the loop saw it."""
-        wanted = sa.select(col(TrialRow.total_seconds)).where(
-            col(TrialRow.campaign_id) == campaign,
-            col(TrialRow.rung) == rung,
-            col(TrialRow.status) == TrialStatus.FINISHED.value,
+    def paces(self, campaign: str, last: int) -> list[Pace]:
+        """How fast the newest finished trials went, for forecasts; the machine may be busy."""
+        wanted = (
+            sa.select(
+                col(TrialRow.total_seconds), col(RunRow.wall_seconds), col(RunRow.cpu_seconds)
+            )
+            .join(RunRow, col(RunRow.trial_id) == col(TrialRow.id))
+            .where(
+                col(TrialRow.campaign_id) == campaign,
+                col(TrialRow.status) == TrialStatus.FINISHED.value,
+                col(RunRow.ending) == Ending.FINISHED.value,
+            )
+            .order_by(col(TrialRow.finished).desc())
+            .limit(last)
         )
-        with self.database.reading("reading how long trials take") as session:
-            return [seconds for (seconds,) in session.execute(wanted) if seconds is not None]
+        with self.database.reading("reading how fast trials go") as session:
+            return [
+                Pace(wall_per_cpu=wall / cpu, beside_seconds=total - wall)
+                for total, wall, cpu in session.execute(wanted)
+                if total is not None and cpu
+            ]
 
     def dots(self, campaign: str) -> list[Dot]:
         """Every finished trial of the campaign in the order it ended: the best-so-far curve."""

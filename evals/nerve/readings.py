@@ -148,3 +148,9 @@ def comparable(ours: Iterable[Reading], theirs: Iterable[Reading]) -> None:
                 f"{reading.place} has (N, D) = {reading.size} and {min(sizes)}; "
                 "probe both with the same number of tokens, at the same width"
             )
+
+
+def label(reading: Reading) -> str:
+    """A name for where a reading was taken, unique within a step: ``3.1/post/h.3.experts.1``."""
+    expert = "" if reading.expert is None else f".{reading.expert}"
+    return f"{reading.layer}{expert}/{reading.place}/{reading.path}"

@@ -167,15 +167,21 @@ class KVCache:
         return other
 
 
+class Seen(Exception):  # noqa: N818
+    """A brief probe has all it wants; the rest of the forward pass is left out."""
+
+
 class Probe:
     """Runs tokens against a cache without adding them to it, and remembers their queries and keys.
 
     Implements :class:`nightlab.kernels.kv.contract.Attending` for one forward pass. The cache's
-    own rows get no gradient; the new tokens do.
+    own rows get no gradient; the new tokens do. With ``brief`` the pass ends with :class:`Seen` as
+    soon as the last layer's queries and keys are known: what follows changes no score.
     """
 
-    def __init__(self, cache: KVCache) -> None:
+    def __init__(self, cache: KVCache, *, brief: bool = False) -> None:
         self._cache = cache
+        self._brief = brief
         self.q: list[Tensor] = []
         """Per layer, the probing queries [B, H, N, d]."""
         self.k: list[Tensor] = []
@@ -188,6 +194,8 @@ class Probe:
     def attend(self, layer: int, q_BHNd: Tensor, k_BGNd: Tensor, v_BGNd: Tensor) -> Tensor:
         self.q.append(q_BHNd)
         self.k.append(k_BGNd)
+        if self._brief and layer + 1 == self._cache.layers:
+            raise Seen
         tail = self._cache.tail(layer)
         k, v = k_BGNd, v_BGNd
         if tail is not None:

@@ -5,6 +5,7 @@ stay. It never touches the cache itself.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -12,9 +13,20 @@ import torch
 from torch import Tensor
 
 from nightlab.kernels.kv import ops, selection
-from nightlab.kernels.kv.cache import KVCache
+from nightlab.kernels.kv.cache import KVCache, Probe, Seen
 from nightlab.kernels.kv.contract import Decoder
 from nightlab.kernels.kv.selection import Kept
+
+
+def observe(model: Decoder, cache: KVCache, x_BND: Tensor) -> Probe:
+    """Queries and keys of embeddings run against a cache, which stays as it was.
+
+    The last layer stops at its queries and keys, as nothing after them is used.
+    """
+    probe = Probe(cache, brief=True)
+    with suppress(Seen):
+        model.run(x_BND, probe)
+    return probe
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nightlab.kernels.kv import ops
 from nightlab.kernels.kv.cache import KVCache, Probe
 from nightlab.kernels.kv.contract import Decoder
-from nightlab.kernels.kv.eviction import Prompt
+from nightlab.kernels.kv.eviction import Prompt, observe
 from nightlab.kernels.kv.scorers import SuffixWindow
 from nightlab.kernels.kv.scores import Group, Over
 
@@ -47,9 +48,11 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.A, a=5**0.5)
         self.scale = scale
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = (x @ self.A.T) @ self.B.T * self.scale
-        return out
+    def forward(self, x: Tensor, onto: Tensor) -> Tensor:
+        """``onto`` plus the addition for inputs ``x``, in two products."""
+        low = F.linear(x, self.A).flatten(0, -2)
+        out = torch.addmm(onto.flatten(0, -2), low, self.B.T, alpha=self.scale)
+        return out.view_as(onto)
 
 
 class Lookahead(nn.Module):
@@ -88,11 +91,9 @@ class Lookahead(nn.Module):
 
     def look(self, model: Decoder, cache: KVCache) -> Probe:
         """Variant B: run the lookahead tokens against a finished prefill, which stays untouched."""
-        probe = Probe(cache)
         batch = cache.kept(0).lengths.shape[0]
         with self.attached(model):
-            model.run(self.tokens.expand(batch, -1, -1), probe)
-        return probe
+            return observe(model, cache, self.tokens.expand(batch, -1, -1))
 
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
@@ -130,9 +131,9 @@ def _adding(
 ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if last is None:
-            whole: Tensor = output + adapter(inputs[0])
+            whole: Tensor = adapter(inputs[0], output)
             return whole
-        changed = output[:, -last:] + adapter(inputs[0][:, -last:])
+        changed = adapter(inputs[0][:, -last:], output[:, -last:])
         return torch.cat([output[:, :-last], changed], dim=1)
 
     return hook

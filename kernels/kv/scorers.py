@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nightlab.kernels.kv import ops
-from nightlab.kernels.kv.cache import Probe
 from nightlab.kernels.kv.contract import Decoder
-from nightlab.kernels.kv.eviction import Prompt
+from nightlab.kernels.kv.eviction import Prompt, observe
 from nightlab.kernels.kv.scores import Group, Over, cumulative_scores
 
 
@@ -175,8 +174,7 @@ class Reconstruction:
         return best
 
     def _chunk(self, prompt: Prompt, tokens_BN: Tensor) -> list[Tensor]:
-        probe = Probe(prompt.cache)
-        prompt.model.run(prompt.model.embed(tokens_BN), probe)
+        probe = observe(prompt.model, prompt.cache, prompt.model.embed(tokens_BN))
         return [
             ops.lookahead_scores(q, prompt.cache.dense(i)[0], own, group="max", over=self.over)
             for i, (q, own) in enumerate(zip(probe.q, probe.k, strict=True))
@@ -195,8 +193,7 @@ class Oracle:
         return 0
 
     def score(self, prompt: Prompt) -> list[Tensor]:
-        probe = Probe(prompt.cache)
-        prompt.model.run(prompt.model.embed(self.response), probe)
+        probe = observe(prompt.model, prompt.cache, prompt.model.embed(self.response))
         return [
             ops.lookahead_scores(q, prompt.cache.dense(i)[0], own, group=self.group)
             for i, (q, own) in enumerate(zip(probe.q, probe.k, strict=True))

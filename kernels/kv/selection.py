@@ -52,11 +52,11 @@ def select_rows(
     s = max_pool(s_BGT.float(), pool)
     at = torch.arange(T, device=s.device)
     length = lengths[..., None]
-    sink_count = length.clamp(max=sinks)
-    recent_count = (length - sink_count).clamp(max=recent)
-    forced = (at < sink_count) | (at >= T - recent_count)
-    order = torch.sort(s, dim=-1, descending=True, stable=True).indices
-    rank = _forced_first(order, forced)
+    rank = torch.sort(s, dim=-1, descending=True, stable=True).indices
+    if sinks > 0 or recent > 0:
+        sink_count = length.clamp(max=sinks)
+        recent_count = (length - sink_count).clamp(max=recent)
+        rank = _forced_first(rank, (at < sink_count) | (at >= T - recent_count))
     stays = torch.zeros(B, G, T, dtype=torch.bool, device=s.device)
     stays.scatter_(-1, rank, at.expand(B, G, T) < length)
     return Kept(stays.flatten(0, 1).nonzero()[:, 1], lengths)

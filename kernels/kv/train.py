@@ -15,9 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nightlab.kernels.kv.cache import Probe
 from nightlab.kernels.kv.contract import Decoder
-from nightlab.kernels.kv.eviction import Prefilled, Prompt, generate, read_prompt
+from nightlab.kernels.kv.eviction import Prefilled, Prompt, generate, observe, read_prompt
 from nightlab.kernels.kv.lookahead import Lookahead
 from nightlab.kernels.kv.scores import differentiable_scores, lookahead_scores, reduce_heads
 
@@ -74,8 +73,7 @@ def respond(model: Decoder, prompt: Prompt, example: Example) -> Tensor:
 @torch.no_grad()
 def targets(prompt: Prompt, response_BN: Tensor, config: TrainConfig) -> list[Tensor]:
     """Per layer the importance to imitate, per query head [B, H, T] or per group [B, G, T]."""
-    probe = Probe(prompt.cache)
-    prompt.model.run(prompt.model.embed(response_BN), probe)
+    probe = observe(prompt.model, prompt.cache, prompt.model.embed(response_BN))
     out = []
     for layer, (q, own) in enumerate(zip(probe.q, probe.k, strict=True)):
         k, v = prompt.cache.dense(layer)

@@ -222,3 +222,18 @@ def test_importing_the_catalogue_loads_neither_torch_nor_libcst() -> None:
         "sys.exit(bool({'torch', 'libcst'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_page_lists_every_variant_and_every_value() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "catalogue.md").read_text()
+    rows = {
+        tuple(cell.strip() for cell in line.strip("|").split(" | "))[:4]
+        for line in page.splitlines()
+        if line.startswith("| ")
+    }
+    for each in operators():
+        if each.part in PARTS:
+            assert (each.part, each.variant, each.hypothesis, each.source) in rows
+    ladders = {row[0]: row[1] for row in rows if row[0] in LADDERS}
+    for dial, rungs in LADDERS.items():
+        assert all(rung in ladders[dial] for rung in rungs)

@@ -60,8 +60,9 @@ def run(rise: float, d: int = 64) -> list[Reading]:
             shared = {"step": step, "layer": layer, "n": 128, "d": d, "entropy": 2.0}
             pr = 3 + rise * step * (layer + 1) / 30
             rows.append({**shared, "place": "pre", "pr": pr, "pr_corrected": pr, "eee": 0.8})
-            rows.append({**shared, "place": "post", "pr": 1.5 * pr, "pr_corrected": 1.5 * pr,
-                         "eee": 0.7, "js": 0.01 * (layer + 1), "pr_gain_corrected": 1.5})  # fmt: skip
+            after = {"pr": 1.5 * pr, "pr_corrected": 1.5 * pr, "pr_gain_corrected": 1.5}
+            js = 0.01 * (layer + 1)
+            rows.append({**shared, "place": "post", "eee": 0.7, "js": js, **after})
     return list(parse(rows))
 
 

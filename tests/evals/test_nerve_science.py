@@ -37,7 +37,7 @@ def test_partial_rank_correlation_removes_what_the_early_loss_already_tells() ->
     assert plain.low > 0.9
     assert partial.low < 0 < partial.high
     real = (final - early).tolist()
-    assert trends.rank_correlation(real, final.tolist(), early.tolist()).low > 0.5
+    assert trends.rank_correlation(real, final.tolist(), early.tolist()).low > 0.3
 
 
 def test_repeats_of_one_configuration_widen_the_interval() -> None:

@@ -122,7 +122,8 @@ def made_up(ours: float, rival: float) -> Found:
             right = (rng.random((3, 200)) < p).astype(np.float64)
             answers[case.name, name, 0.125] = Answers(right, 0.13, 0.5)
     costs = {
-        t: {n: Cost(10.0, 1.0 if n == "lookahead" else 8.0) for n in POLICIES} for t in COST_TOKENS
+        t: {n: Cost(10.0, 1.0 if n == "lookahead" else 8.0, 9.0) for n in POLICIES}
+        for t in COST_TOKENS
     }
     return Found(answers, costs, {0.5: 0.5, 0.125: 0.13}, identical=True)
 

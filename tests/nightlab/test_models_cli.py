@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -29,9 +28,7 @@ def test_llm_without_a_model_is_missing_and_says_how_to_get_one() -> None:
     assert "NIGHTLAB_MODEL" in done.stderr
 
 
-def test_a_model_that_does_not_answer_at_the_start_is_exit_3_and_keeps_its_key(
-    tmp_path: Path,
-) -> None:
+def test_a_model_that_does_not_answer_at_the_start_is_exit_3_and_keeps_its_key() -> None:
     done = nightlab(
         "goal",
         "lower val_bpb",
