@@ -1,5 +1,6 @@
 # Everything a person or CI does. Needs Python 3.11+ and make; the rest is installed into .venv.
 PYTHON ?= python3
+PYTEST ?=
 GOAL ?= lower validation bits per byte of the byte-level language model in 10 minutes
 export PYTHONSAFEPATH := 1
 BIN := .venv/bin
@@ -18,7 +19,7 @@ research: setup
 	$(BIN)/nightlab run "$(GOAL)"
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest $(PYTEST)
 
 fast: setup
 	$(BIN)/pytest -m "not slow and not docker and not bwrap"

@@ -39,7 +39,7 @@ class Order:
     seed: int | None = None
     """None draws one; it is stored with the campaign either way."""
     unsafe: bool = False
-    policy: Beginning = Beginning.WARM
+    policy: Beginning = Beginning.BANDIT
     endpoints: tuple[Endpoint, ...] = ()
     """Language models that propose; with the proposer ``auto`` beside the catalogue."""
     approval: bool = False
@@ -198,7 +198,7 @@ def _supervise(
         lab.log("model", _said_of(campaign, models, unsafe=lab.unsafe))
     return Supervisor(
         lab,
-        beginning(home, campaign.id, Beginning(str(campaign.settings.get("policy", "warm")))),
+        beginning(home, campaign.id, Beginning(str(campaign.settings.get("policy", "bandit")))),
         home / "checkpoints.db",
         authors=authors,
         writers=writers,

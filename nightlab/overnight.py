@@ -60,7 +60,7 @@ def overnight(
     print(
         f"campaign {campaign} runs until {until}; log: {folder / 'overnight.log'}", file=sys.stderr
     )
-    _Night(campaign, folder / "overnight.log").watch()
+    Night(campaign, folder / "overnight.log").watch()
     _report(campaign)
 
 
@@ -80,7 +80,7 @@ def next_time(clock: str, now: datetime) -> datetime:
     return then
 
 
-class _Night:
+class Night:
     """Keeps one campaign's supervisor alive until it has finished."""
 
     def __init__(self, campaign: str, log: Path) -> None:
@@ -89,6 +89,11 @@ class _Night:
         self.stopped = False
 
     def watch(self) -> None:
+        """Until the campaign has finished or somebody stopped it.
+
+        Raises:
+            NightlabError: it keeps dying.
+        """
         deaths: list[float] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._pass_on)

@@ -51,7 +51,7 @@ def run(
     sandbox: Tier = "auto",
     seed: Seed = None,
     unsafe: Unsafe = False,
-    policy: Learned = Beginning.WARM,
+    policy: Learned = Beginning.BANDIT,
     approve: Annotated[
         bool, typer.Option("--approve", help="Hold model-written code until `nightlab approve`.")
     ] = False,

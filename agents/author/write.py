@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 
+from nightlab.agents import directives
 from nightlab.agents.author import formats
 from nightlab.agents.author.context import Situation
 from nightlab.agents.author.formats import Edit, Format, offer
 from nightlab.agents.author.mistake import MisreadError, Mistake
 from nightlab.agents.author.prompting import Quoting, instruction, system
 from nightlab.agents.catalogue import Operator
+from nightlab.agents.decide import menu
 from nightlab.agents.lab import Lab
-from nightlab.agents.policy.interface import Decision
+from nightlab.agents.policy.interface import Decision, Head
 from nightlab.agents.propose import Proposal, Refusal, changed_lines
 from nightlab.agents.question import (
     LASTING,
@@ -173,7 +175,9 @@ class Authors:
             if e.parent == decision.parent and len(e.edits) == 1
         ]
         tried = frozenset(e.edits[0].replace("=", ":", 1) for e in siblings)
-        found = offer(parent, tried) or offer(parent, frozenset())
+        fresh, every = offer(parent, tried), offer(parent, frozenset())
+        only = directives.take_up(self.lab, menu(("catalogue", *self.models)))
+        found = _wished(fresh, only) or _wished(every, only) or fresh or every
         first = [o for o in found if o.part == decision.part]
         return [*first, *(o for o in found if o.part != decision.part)]
 
@@ -240,6 +244,16 @@ class Authors:
         """Whether an experiment's author wrote code, rather than chose operators."""
         forms = [d.action for d in self.lab.ledger.decisions(experiment) if d.head == FORMAT]
         return bool(forms) and forms[0] != Format.CHOICE
+
+
+def _wished(operators: Sequence[Operator], only: Mapping[Head, frozenset[str]]) -> list[Operator]:
+    """The operators that standing directives allow."""
+    parts, variants = only.get(Head.PART), only.get(Head.VARIANT)
+    return [
+        o
+        for o in operators
+        if (parts is None or o.part in parts) and (variants is None or o.variant in variants)
+    ]
 
 
 def _proposal(decision: Decision, parent: Program, edit: Edit, form: Format) -> Proposal:

@@ -133,7 +133,8 @@ def serve_pipes(sealed: bool = False) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     _prepare(int(os.environ.get("NIGHTLAB_THREADS", "1")))
-    _warm()
+    if Path("/data").exists():  # without data it will be an oracle, which never takes a step
+        _warm()
     Worker(Channel(incoming, outgoing), os.getpid(), sealed).serve()
 
 

@@ -326,7 +326,9 @@ def test_a_directive_reaches_the_next_decision_and_the_prompt(
         proposals = [a for a in server.asked if form_of(a) != "notebook"]
         assert proposals
         assert all("work on the norm only" in asked.conversation for asked in proposals)
-    for experiment in ledger.experiments(campaign)[1:]:
+    experiments = ledger.experiments(campaign)[1:]
+    for experiment in experiments:
         assert from_rows(ledger.decisions(experiment.id)).part == "norm"
+    assert all(e.edits[0].startswith("norm=") for e in experiments[:4])
     log = [e.message for e in ledger.events(campaign) if "taken up" in e.message]
     assert log == ["taken up: 'work on the norm only' (only norm)"]
