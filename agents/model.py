@@ -38,8 +38,8 @@ TRIES = 5
 LONGEST_WAIT = 120.0
 """Seconds of a ``Retry-After`` that are waited for; who asks for more is given up."""
 FIRST_WAIT = 0.5
-LONGEST_REPLY = 400_000
-"""Characters after which a reply is no longer listened to."""
+LONGEST_TOKEN = 16
+"""Characters of a token at most: beyond, a server does not keep to the limit that it was given."""
 BYTES_A_TOKEN = 2
 """Lower bound on the bytes of a token in a prompt: what is reserved is rather too much."""
 ESTIMATED_BYTES_A_TOKEN = 4
@@ -203,8 +203,9 @@ class Model:
                 if time.monotonic() > end:
                     seconds = self.endpoint.answer_seconds
                     return _Failed(Trouble.TIMEOUT, f"no end after {seconds:g} s")
-                if len(answer.text) > LONGEST_REPLY:
-                    return _Failed(Trouble.TOO_LONG, f"over {LONGEST_REPLY} characters")
+                most = LONGEST_TOKEN * question.most_tokens
+                if len(answer.text) > most:
+                    return _Failed(Trouble.TOO_LONG, f"over {most} characters")
         except Exception as error:  # whatever a server can make the SDK throw
             return _failure(error, answer)
         if answer.ended:

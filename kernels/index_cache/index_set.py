@@ -6,6 +6,7 @@ counts iff ``0 <= j`` and its first key is not after the row's last query, and w
 position p sees the keys at positions <= p.
 """
 
+from copy import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -74,6 +75,17 @@ class IndexSet:
                 f"{self.indices.shape[1]} rows for {self.queries} queries in tiles "
                 f"of {self.block_q}"
             )
+
+    def untaught(self) -> "IndexSet":
+        """The same selection without what training hangs on it.
+
+        For autograd nodes that lead to ``logits``: one that held the set itself would keep the
+        whole forward alive until the next garbage collection.
+        """
+        bare = copy(self)
+        bare.logits = bare.target_acc = bare.target_entropy = None
+        bare.target_layers = set()
+        return bare
 
     @property
     def key_blocks(self) -> int:

@@ -59,7 +59,7 @@ def selected_logits(
     q_BTID: Tensor, k_BSD: Tensor, w_BTI: Tensor, index: IndexSet, relu: bool = True
 ) -> Tensor:
     """The contract of ``reference.selected_logits`` for a token set, O(T K)."""
-    logits: Tensor = _SelectedLogits.apply(q_BTID, k_BSD, w_BTI, index, relu)  # type: ignore[no-untyped-call]
+    logits: Tensor = _SelectedLogits.apply(q_BTID, k_BSD, w_BTI, index.untaught(), relu)  # type: ignore[no-untyped-call]
     return logits
 
 

@@ -176,7 +176,7 @@ class _SelectedLogits(torch.autograd.Function):
 
 def selected_logits(q: Tensor, k: Tensor, w: Tensor, index: IndexSet, relu: bool = True) -> Tensor:
     """The contract of ``reference.selected_logits``; dk by atomics."""
-    logits: Tensor = _SelectedLogits.apply(q, k, w, index, relu)  # type: ignore[no-untyped-call]
+    logits: Tensor = _SelectedLogits.apply(q, k, w, index.untaught(), relu)  # type: ignore[no-untyped-call]
     return logits
 
 

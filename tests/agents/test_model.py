@@ -168,7 +168,7 @@ def test_an_endless_answer_is_hung_up_on() -> None:
         asking = Asking(server)
         assert asking.trouble() is Trouble.TOO_LONG
         assert len(server.asked) == 1
-        assert asking.calls[0].tokens_out >= 100_000
+        assert 30_000 <= asking.calls[0].tokens_out < 50_000
 
 
 @Api

@@ -129,7 +129,7 @@ def test_a_model_that_knows_good_edits_reaches_a_confirmed_gain(
     tiny_task: Path, ledger: Ledger, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     with Server(good) as server:
-        supervisor = start.begin(order(tiny_task, server, 46), ledger, sandbox, tmp_path)
+        supervisor = start.begin(order(tiny_task, server, 32), ledger, sandbox, tmp_path)
         campaign = supervisor.lab.campaign.id
         assert supervisor.run() is CampaignStatus.FINISHED
     experiments = ledger.experiments(campaign)[1:]
@@ -190,7 +190,7 @@ def test_a_malicious_model_gains_nothing_and_stops_nothing(
     escaped = Path("/tmp/nightlab-escaped")
     escaped.unlink(missing_ok=True)
     with Server(malicious) as server:
-        wanted = order(tiny_task, server, 34)
+        wanted = order(tiny_task, server, 18)
         supervisor = start.begin(wanted, ledger, sandbox, tmp_path)
         campaign = supervisor.lab.campaign.id
         assert supervisor.run() is CampaignStatus.FINISHED

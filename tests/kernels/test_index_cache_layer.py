@@ -1,5 +1,7 @@
 """Stacks of layers that share index sets, as a program in a sandbox builds them."""
 
+import gc
+import weakref
 from typing import Literal
 
 import pytest
@@ -153,6 +155,24 @@ def test_training_the_indexer_lowers_its_loss() -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("block", [None, BLOCK])
+def test_a_forwards_sets_are_freed_without_a_garbage_collection(block: BlockShape | None) -> None:
+    pattern = IndexPattern("FS")
+    layers = [SparseAttention(32, 4, pattern, i, topk=16, block=block) for i in range(2)]
+    gc.collect()
+    gc.disable()
+    try:
+        cache, x = IndexCache(pattern), torch.randn(1, 40, 32)
+        for layer in layers:
+            x = x + layer(x, cache)
+        alive = weakref.ref(cache.fetch(0))
+        assert cache.fetch(0).logits is not None
+        del cache, x
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_a_module_keeps_no_set_between_forwards() -> None:
