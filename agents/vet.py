@@ -2,6 +2,7 @@
 
 import ast
 
+from nightlab.agents.catalogue import syntax
 from nightlab.vocabulary import Program, Tier
 
 ALLOWED_IMPORTS = frozenset(
@@ -23,7 +24,7 @@ def refuse(parent: Program, program: Program) -> str | None:
         if len(text.encode()) > MAX_FILE_BYTES:
             return f"{name} is longer than {MAX_FILE_BYTES} bytes"
         try:
-            tree = ast.parse(text)
+            tree = syntax.read(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             return f"{name} does not parse: {error}"
         local = {file.removesuffix(".py") for file in program.files}

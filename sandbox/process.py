@@ -80,6 +80,8 @@ class ProcessSandbox:
             text = json.dumps({**settings, "seal": vars(seal)})
             socket.send_fds(stream, [text.encode()], [writing])
         root = int.from_bytes(stream.recv(4, socket.MSG_WAITALL), "big")
+        if root <= 1:  # a server that died; a group would take a 0 for ourselves
+            raise ConnectionError("it closed the connection")
         group = self._group(room)
         if group is not None:
             group.add(root)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from nightlab.agents.author.formats import Format
-from nightlab.agents.catalogue import Operator
+from nightlab.agents.catalogue import Operator, syntax
 from nightlab.agents.vet import ALLOWED_IMPORTS, KERNELS
 
 HERE = Path(__file__).parent
@@ -48,7 +48,7 @@ def kernels() -> str:
     """The kernels' public names, from their source."""
     lines = ["Efficient kernels, each with a plain-PyTorch twin, that a program may import:"]
     for path in sorted((HERE.parents[1] / "kernels").glob("*/__init__.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = syntax.read(path.read_text(encoding="utf-8"))
         about = (ast.get_docstring(tree) or "").partition("\n")[0]
         lines.append(f"- {KERNELS}.{path.parent.name}: {about} Names: {', '.join(_all(tree))}")
     return "\n".join(lines[: CARD_LINES + 1])

@@ -15,6 +15,7 @@ from functools import lru_cache
 from importlib.resources import files
 from types import MappingProxyType
 
+from nightlab.agents.catalogue import syntax
 from nightlab.agents.catalogue.baseline import BASELINE
 from nightlab.agents.catalogue.syntax import names_loaded, normal
 
@@ -95,7 +96,7 @@ def variants() -> Mapping[tuple[str, str], Variant]:
         name, why, origin = BASELINE[part]
         found[part, name] = _read(part, name, own, baseline, (why, origin))
         text = _folder_file(part)
-        for node in ast.parse(text).body:
+        for node in syntax.read(text).body:
             if _is_variant(node):
                 assert isinstance(node, ast.ClassDef | ast.FunctionDef)
                 name = snake(node.name)
@@ -140,7 +141,7 @@ def _words(node: ast.ClassDef | ast.FunctionDef) -> tuple[str, str]:
 
 
 def _read(part: str, name: str, definition: str, text: str, words: tuple[str, str]) -> Variant:
-    tree = ast.parse(text)
+    tree = syntax.read(text)
     defined = {
         node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)
     }

@@ -7,10 +7,23 @@ operation does.
 
 import ast
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from nightlab.vocabulary import Program
+
+_PARSING = threading.Lock()
+
+
+def read(text: str) -> ast.Module:
+    """``ast.parse``, one thread at a time: CPython 3.11 counts the depth of the trees it builds
+    in one place for all threads, and raises SystemError where two of them overlap.
+
+    Raises what ``ast.parse`` raises.
+    """
+    with _PARSING:
+        return ast.parse(text)
 
 
 @lru_cache(maxsize=512)
@@ -22,7 +35,7 @@ def parse(text: str) -> ast.Module | None:
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     try:
-        tree = ast.parse(text)
+        tree = read(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     lines = text.split("\n")
@@ -34,7 +47,7 @@ def parse(text: str) -> ast.Module | None:
 def _shared(source: str) -> ast.stmt | None:
     """The node of a statement's own lines; None where it shares them with another."""
     try:
-        (statement,) = ast.parse(source).body
+        (statement,) = read(source).body
     except (SyntaxError, ValueError):
         return None
     return statement
@@ -71,7 +84,7 @@ def _normal_file(text: str) -> str:
 @lru_cache(maxsize=4096)
 def normal(node: ast.stmt, name: str | None = None) -> str:
     """One statement, normalised; ``name`` replaces the name of a definition throughout it."""
-    fresh = ast.parse(ast.unparse(node)).body[0]
+    fresh = read(ast.unparse(node)).body[0]
     if name is not None and isinstance(fresh, ast.ClassDef | ast.FunctionDef):
         _rename(fresh, {fresh.name: name})
         fresh.name = name

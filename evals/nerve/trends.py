@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+STRENGTHS = tuple(np.logspace(-2, 3, 12).tolist())
+"""Ridge strengths that a prediction chooses from."""
 
 
 class Interval(NamedTuple):
@@ -106,7 +109,7 @@ def _partial(table: Floats) -> float:
     return correlation(ranks[:, 0].tolist(), ranks[:, 1].tolist())
 
 
-def _members(groups: Sequence[object] | None, runs: int) -> list[NDArray[np.int64]]:
+def _members(groups: Sequence[object] | None, runs: int) -> list[Rows]:
     """Row numbers of each group; every row its own group where none are given."""
     if groups is None:
         return [np.array([at]) for at in range(runs)]
@@ -124,27 +127,32 @@ def prediction_error(
     """Root mean squared error of ridge regression on runs left out, folds drawn by ``seed``.
 
     ``features`` [runs, F], ``target`` [runs]. Runs of one group are left out together. The ridge
-    strength is chosen within the training folds, so adding useless features costs something but
-    not everything.
+    strength is chosen within the training folds by leaving out one group at a time, so adding
+    useless features costs something but not everything.
     """
     members = _members(groups, len(target))
     order = np.random.default_rng(seed).permutation(len(members))
     errors = []
     for fold in np.array_split(order, folds):
-        part = np.concatenate([members[at] for at in fold])
-        rest = np.setdiff1d(order, part)
-        centre, scale = features[rest].mean(0), features[rest].std(0) + 1e-12
-        x, x_out = (features[rest] - centre) / scale, (features[part] - centre) / scale
-        y = target[rest]
-        strength = min(np.logspace(-2, 3, 12), key=lambda s: _leave_one_out(x, y, s))
-        weights = np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ (y - y.mean()))
-        errors.append((x_out @ weights + y.mean() - target[part]) ** 2)
+        inner = [members[at] for at in order if at not in fold]
+        rest, part = np.concatenate(inner), np.concatenate([members[at] for at in fold])
+        strength = min(
+            STRENGTHS,
+            key=lambda s: sum(
+                float(np.sum(_residual(features, target, np.setdiff1d(rest, out), out, s) ** 2))
+                for out in inner
+            ),
+        )
+        errors.append(_residual(features, target, rest, part, strength) ** 2)
     return float(np.sqrt(np.concatenate(errors).mean()))
 
 
-def _leave_one_out(x: Floats, y: Floats, strength: float) -> float:
-    """Mean squared leave-one-out error of a ridge fit, in closed form."""
-    hat = x @ np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T)
-    hat += 1 / len(y)
-    residual = y - hat @ y
-    return float(np.mean((residual / (1 - np.diag(hat).clip(max=0.999))) ** 2))
+def _residual(features: Floats, target: Floats, rest: Rows, part: Rows, strength: float) -> Floats:
+    """Prediction less target on ``part`` of a ridge fit on ``rest``, standardised there."""
+    centre, scale = features[rest].mean(0), features[rest].std(0) + 1e-12
+    x, x_out = (features[rest] - centre) / scale, (features[part] - centre) / scale
+    y = target[rest]
+    inner = x.T @ x + strength * np.eye(x.shape[1])
+    weights = np.linalg.solve(inner, x.T @ (y - y.mean()))
+    found: Floats = x_out @ weights + y.mean() - target[part]
+    return found
