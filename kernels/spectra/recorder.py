@@ -17,6 +17,7 @@ self-reported, and advisory.
 """
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,10 @@ EVERY = 50
 """Training steps between two records: the default cadence."""
 TOKENS = 256
 """Tokens sampled for one spectrum: enough for the corrected participation ratio."""
+SHARE = 0.01
+"""Largest share of the process's CPU time that records may take; beyond it they are skipped."""
+FOLLOWING = 1.25
+"""Following the calls of a pass costs about a quarter of what sampling and eigenvalues do."""
 
 
 @dataclass
@@ -57,7 +62,8 @@ class Recorder:
     (the same rows before and after an activation); ``None`` takes all tokens through streaming
     moments. ``pre`` chooses what counts as "before" in a gated feed-forward; ``places`` what to
     record: ``out`` is the feed-forward's output, whose spectrum is the post spectrum weighted by
-    the function (post times W_down), ``residual`` the stream after it was added.
+    the function (post times W_down), ``residual`` the stream after it was added. ``share`` caps
+    what ``due`` asks for; ``None`` lifts the cap.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Recorder:
         places: tuple[Place, ...] = ("pre", "post"),
         pre: Pre = "gate",
         seed: int = 0,
+        share: float | None = SHARE,
     ) -> None:
         if tokens is not None and tokens < 4:
             raise ValueError(f"a spectrum needs at least 4 tokens, got {tokens}")
@@ -80,6 +87,8 @@ class Recorder:
         self._places = places
         self._pre = pre
         self._seed = seed
+        self._share = share
+        self._began, self._spent = time.process_time(), 0.0
         self._found: dict[Key, FeedForward] = {}
 
     @property
@@ -88,8 +97,15 @@ class Recorder:
         return tuple(depth.arranged(self._found).values())
 
     def due(self, step: int) -> bool:
-        """Whether the cadence asks for a record at this step (the first is at ``every``)."""
-        return step > 0 and step % self._every == 0
+        """Whether to record this step: a multiple of ``every``, within the share of CPU time.
+
+        Records of a program with very short steps are thinned, never moved off the grid.
+        """
+        if step <= 0 or step % self._every:
+            return False
+        if self._share is None:
+            return True
+        return FOLLOWING * self._spent <= self._share * (time.process_time() - self._began)
 
     @contextmanager
     def watching(self, step: int = 0) -> Iterator[Watch]:
@@ -106,7 +122,9 @@ class Recorder:
                 yield watch
         finally:
             hook.remove()
+        began = time.process_time()
         watch.records, watch.eigenvalues = pass_.records()
+        self._spent += time.process_time() - began
 
     def _note(self, crossing: Crossing, key: Key) -> None:
         up = crossing.up.weight if crossing.up else None

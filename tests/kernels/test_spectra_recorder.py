@@ -296,12 +296,22 @@ def test_records_are_json_even_where_activations_are_constant_or_not_finite() ->
 
 def test_the_cadence_counts_steps_and_bad_settings_are_refused() -> None:
     model = built(Plain)
-    recorder = Recorder(model, every=50)
+    recorder = Recorder(model, every=50, share=None)
     assert [step for step in range(151) if recorder.due(step)] == [50, 100, 150]
     with pytest.raises(ValueError, match="4 tokens"):
         Recorder(model, tokens=3)
     with pytest.raises(ValueError, match="every"):
         Recorder(model, every=0)
+
+
+def test_records_that_would_cost_more_than_their_share_are_skipped() -> None:
+    model = built(Plain)
+    thrifty, free = Recorder(model, share=0.0), Recorder(model, share=None)
+    for recorder in (thrifty, free):
+        with recorder.watching(step=50):
+            model(batch())
+    assert not thrifty.due(100)
+    assert free.due(100)
 
 
 def test_layers_of_torch_are_found_in_evaluation_mode_too() -> None:
