@@ -20,6 +20,7 @@ def test_ends_as_it_must(rows: dict[str, selftest.Row], name: str) -> None:
     assert row.holds, f"expected {row.expected}, saw {row.seen}: {row.detail}"
 
 
+@pytest.mark.slow
 def test_a_crowd_of_hostile_programs_does_not_change_an_honest_score(tier: Tier) -> None:
     table = crowd.run(tier, judge, hostile=6, honest=2)
     assert len(table.rows) == 8
