@@ -88,8 +88,7 @@ class Decider:
             number = self.lab.ledger.experiment(experiment).number
             rng = np.random.default_rng([self.lab.campaign.seed, 7, number])
             decision = self.policy.choose(context, rng)
-            for row in to_rows(decision):
-                self.lab.ledger.record_decision(experiment, row)
+            self.lab.ledger.record_decisions(experiment, to_rows(decision))
             self.archive.record(self._pending(experiment, decision))
         return decision
 

@@ -65,13 +65,21 @@ class Experiments(Chapter):
 
     def record_decision(self, experiment: str, decision: Decision) -> Decision:
         """Store one action of the policy; the first under a head stands, and is returned."""
+        return self.record_decisions(experiment, [decision])[0]
+
+    def record_decisions(self, experiment: str, decisions: Sequence[Decision]) -> list[Decision]:
+        """Store the heads of one action together: all of them, or none after a crash."""
         with self.database.writing("recording a decision") as session:
             self._experiment(session, experiment)
-            row = session.get(DecisionRow, (experiment, decision.head))
-            if row is None:
-                row = DecisionRow(experiment_id=experiment, created=self.clock(), **vars(decision))
-                session.add(row)
-            return values.decision(row)
+            rows = []
+            for decision in decisions:
+                row = session.get(DecisionRow, (experiment, decision.head))
+                if row is None:
+                    made = self.clock()
+                    row = DecisionRow(experiment_id=experiment, created=made, **vars(decision))
+                    session.add(row)
+                rows.append(row)
+            return [values.decision(row) for row in rows]
 
     def decisions(self, experiment: str) -> list[Decision]:
         """The decisions behind one experiment, in the order they were taken."""

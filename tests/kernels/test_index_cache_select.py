@@ -139,3 +139,57 @@ def test_pooling_over_a_tiles_own_queries_is_known_to_look_ahead() -> None:
         return not torch.equal(before[:, :95], select_blocks(made, 24, shape=shape).mask[:, :95])
 
     assert any(moved(seed) for seed in range(10))
+
+
+@pytest.mark.parametrize("queries", [1, 15, 16, 17, 63])
+def test_every_query_of_a_block_set_sees_itself(queries: int) -> None:
+    index = select_blocks(
+        projections(2, queries, queries), 8, shape=BlockShape(block_q=16, block_k=8)
+    )
+    assert index.mask.diagonal(dim1=1, dim2=2).all()
+
+
+def test_blocks_that_do_not_divide_one_another_are_refused() -> None:
+    with pytest.raises(ValueError, match="divide"):
+        BlockShape(block_q=64, block_k=48)
+    with pytest.raises(ValueError, match="local"):
+        BlockShape(local=0)
+
+
+@pytest.mark.parametrize("rope", ["none", "half", "interleaved"])
+def test_decoding_token_by_token_selects_what_a_whole_pass_selects(
+    rope: Literal["none", "half", "interleaved"],
+) -> None:
+    indexer = LightningIndexer(16, 8, 8, topk=6, rope=rope).eval()
+    x = torch.randn(2, 20, 16)
+    whole = indexer.select(x)
+    keys = KeyCache(2, 20, 8, x)
+    for t in range(20):
+        step = indexer.select(x[:, t : t + 1], keys=keys)
+        chosen = [sorted(row[row >= 0].tolist()) for row in step.indices[:, 0]]
+        assert chosen == [sorted(row[row >= 0].tolist()) for row in whole.indices[:, t]]
+    with pytest.raises(ValueError, match="cache of 20"):
+        keys.append(x[:, :1, :8])
+
+
+def test_scoring_is_skipped_while_all_keys_fit_and_the_key_cache_still_grows() -> None:
+    forget()
+    indexer = LightningIndexer(16, 8, 8, topk=32)
+    keys = KeyCache(1, 40, 8, torch.zeros(1))
+    index = indexer.select(torch.randn(1, 30, 16), keys=keys)
+    assert index.everything
+    assert keys.length == 30
+    assert explain("index_cache.indexer")[0].path == "skipped"
+
+
+def test_one_index_head_ties_often_and_eight_rarely() -> None:
+    ties = {}
+    for heads in (1, 8):
+        logits = reference.indexer_logits(*projections(1, 300, 300, heads=heads, width=32))
+        top = logits.topk(16).values
+        rows = logits.isfinite().sum(-1) > 16
+        ties[heads] = float(
+            (((logits == top[..., -1:]).sum(-1) > 1) & rows).float().sum() / rows.sum()
+        )
+    assert ties[1] > 0.1
+    assert ties[8] < 0.02

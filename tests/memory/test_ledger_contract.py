@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -168,6 +169,15 @@ def test_the_first_decision_under_a_head_stands(ledger: Ledger) -> None:
     assert ledger.record_decision(experiment, DECISION) == DECISION
     assert ledger.record_decision(experiment, replace(DECISION, action="c1-1")) == DECISION
     assert ledger.decisions(experiment) == [DECISION]
+
+
+def test_the_heads_of_a_decision_are_stored_together_or_not_at_all(ledger: Ledger) -> None:
+    experiment = propose(ledger, begin(ledger))
+    broken = replace(DECISION, head="part", propensity=cast(float, "no number"))
+    with pytest.raises(LedgerError):
+        ledger.record_decisions(experiment, [DECISION, broken])
+    assert ledger.decisions(experiment) == []
+    assert ledger.record_decisions(experiment, [DECISION]) == [DECISION]
 
 
 def test_a_trial_comes_back_with_its_run_measurement_and_artifacts(ledger: Ledger) -> None:
