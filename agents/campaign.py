@@ -31,7 +31,7 @@ from nightlab.agents.graph import Graph, build
 from nightlab.agents.lab import Lab
 from nightlab.agents.nodes import Nodes
 from nightlab.agents.policy.interface import Policy
-from nightlab.errors import NightlabError
+from nightlab.errors import NightlabError, UsageError
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import CampaignStatus, Lease
 from nightlab.vocabulary import Purpose, Verdict
@@ -271,9 +271,9 @@ def baseline(lab: Lab) -> None:
         for done in running:
             trial = done.result()
             if failed := judge.failure(trial):
-                raise NightlabError(
-                    f"the baseline itself does not run ({trial.id}): {failed.reason}\n"
-                    f"{trial.run.log[-1500:] if trial.run else ''}"
+                raise UsageError(
+                    f"the baseline of task {lab.bench.task.name} does not run: {failed.reason}; "
+                    f"mend its program; what it printed: nightlab show {trial.id}"
                 )
     if lab.ledger.experiment(first).verdict is None:
         floor = judge.noise_floor(lab, lab.plan.confirm)

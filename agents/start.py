@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nightlab.agents import plan as plans
+from nightlab.agents import vet
 from nightlab.agents.author.connect import connect
 from nightlab.agents.author.write import Authors
 from nightlab.agents.campaign import Supervisor, take
@@ -55,6 +56,8 @@ class Order:
 def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervisor:
     """A new campaign, its lease taken. Raises UsageError or MissingError before anything runs."""
     task = load(order.task)
+    if broken := vet.refuse(task.baseline, task.baseline):
+        raise UsageError(f"the baseline of task {order.task} cannot be used: {broken}; mend it")
     plan = plans.make(task, order.objective.budget, order.workers)
     stopping = threading.Event()
     models = connect(

@@ -63,6 +63,30 @@ def test_an_unwritable_home_is_a_missing_environment() -> None:
     assert "NIGHTLAB_HOME" in done.stderr
 
 
+def broken(tiny_task: Path, folder: Path, line: str) -> str:
+    """A task whose baseline has one more line."""
+    folder.mkdir()
+    for name in ("task.toml", "program.py"):
+        (folder / name).write_text((tiny_task / name).read_text())
+    with (folder / "program.py").open("a") as program:
+        program.write(f"\n{line}\n")
+    return str(folder)
+
+
+@pytest.mark.parametrize("line", ["class Model(", "raise ValueError('out of order')", "import pip"])
+def test_a_task_with_a_broken_program_is_a_mistake(
+    tiny_task: Path, tmp_path: Path, line: str
+) -> None:
+    task = broken(tiny_task, tmp_path / "broken", line)
+    done = nightlab(
+        "run", "lower val_bpb", "--trials", "40", "--task", task, "--sandbox", "process"
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "mend it" in done.stderr
+    assert done.stdout == ""
+
+
 def test_a_goal_is_shown_with_its_plan_and_runs_nothing() -> None:
     done = nightlab("goal", "lower val_bpb by 5 % in 30 minutes", "--json")
     shown = json.loads(done.stdout)
