@@ -19,7 +19,7 @@ from nightlab.agents.plan import Plan
 from nightlab.agents.question import Endpoint
 from nightlab.agents.trial import Bench
 from nightlab.errors import MissingError, UsageError
-from nightlab.evals import corpus
+from nightlab.evals import corpus, own_corpus
 from nightlab.evals.task import Splits, Task, load
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import JSON, Call, Campaign, Lease
@@ -35,6 +35,8 @@ class Order:
     goal: str
     objective: Objective
     task: str = "byte_lm"
+    data: str | None = None
+    """Name of a corpus to use in place of the task's own."""
     workers: int = 2
     proposer: str = "catalogue"
     seed: int | None = None
@@ -55,7 +57,7 @@ class Order:
 
 def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervisor:
     """A new campaign, its lease taken. Raises UsageError or MissingError before anything runs."""
-    task = load(order.task)
+    task = own_corpus.on(load(order.task), order.data)
     if broken := vet.refuse(task.baseline, task.baseline):
         raise UsageError(f"the baseline of task {order.task} cannot be used: {broken}; mend it")
     plan = plans.make(task, order.objective.budget, order.workers)
@@ -70,6 +72,7 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     )
     splits = corpus.prepare(task, home)
     settings: dict[str, JSON] = {
+        "data": order.data,
         "corpus": splits.digest,
         "corpus_origin": splits.origin,
         "baseline": task.baseline.id,
@@ -114,8 +117,9 @@ def resume(
         MissingError: the models it was begun with are not configured or do not answer.
     """
     campaign = ledger.campaign(campaign_id)
-    task = load(campaign.task)
-    splits = corpus.prepare(task, home)
+    named = campaign.settings.get("data")
+    task = own_corpus.on(load(campaign.task), str(named) if named else None)
+    splits = corpus.prepare(task, home, str(campaign.settings.get("corpus")))
     if splits.digest != campaign.settings.get("corpus"):
         raise UsageError(
             f"campaign {campaign_id} was measured on corpus {campaign.settings.get('corpus')}, but "

@@ -3,13 +3,11 @@
 import hashlib
 import importlib.util
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nightlab.errors import MissingError
+from nightlab.evals import own_corpus
 from nightlab.evals.task import Splits, Task
 from nightlab.vocabulary import Split
 
@@ -18,12 +16,17 @@ FORMAT = 1
 """Part of every corpus's folder name; raise it when the way it is built changes."""
 
 
-def prepare(task: Task, home: Path) -> Splits:
+def prepare(task: Task, home: Path, digest: str | None = None) -> Splits:
     """Build the task's corpus under ``home/data`` unless it is there already.
 
+    A task whose data names a ``corpus`` uses that one, in its version ``digest`` if one is given.
+
     Raises:
+        UsageError: there is no corpus of that name.
         MissingError: too little source text is installed to fill the splits.
     """
+    if "corpus" in task.data:
+        return own_corpus.find(str(task.data["corpus"]), home, digest).splits(home)
     packages: Sequence[str] = task.data["packages"]
     sources = list(_sources(packages))
     key = hashlib.sha256(json.dumps([FORMAT, dict(task.data)], sort_keys=True).encode())
@@ -32,7 +35,9 @@ def prepare(task: Task, home: Path) -> Splits:
     folder = home / "data" / task.name / key.hexdigest()[:16]
     if not folder.exists():
         texts = _split(sources, task.data)
-        _write(texts, folder, ", ".join(sorted({name.split("/")[0] for name, _ in sources})))
+        found = ", ".join(sorted({name.split("/")[0] for name, _ in sources}))
+        origin = f"Python source of {found}"
+        own_corpus.write(texts, folder, {"digest": own_corpus.digest_of(texts), "origin": origin})
     meta = json.loads((folder / "corpus.json").read_text())
     return Splits(
         train=folder / "train",
@@ -79,27 +84,3 @@ def _split(sources: Sequence[tuple[str, bytes]], sizes: Mapping[str, int]) -> di
                 f"package with its dependencies (`make setup`) or list other packages in task.toml"
             )
     return texts
-
-
-def _write(texts: Mapping[Split, bytes], folder: Path, packages: str) -> None:
-    """Write beside the final place and rename, so that a crash leaves nothing half done."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
-    (draft / "train").mkdir()
-    (draft / "train" / "train.bin").write_bytes(texts[Split.TRAIN])
-    (draft / "search.bin").write_bytes(texts[Split.SEARCH])
-    (draft / "holdout.bin").write_bytes(texts[Split.HOLDOUT])
-    digest = hashlib.sha256()
-    for split in Split:
-        digest.update(hashlib.sha256(texts[split]).digest())
-    origin = f"Python source of {packages}"
-    (draft / "corpus.json").write_text(
-        json.dumps({"digest": digest.hexdigest()[:16], "origin": origin})
-    )
-    (draft / "train").chmod(0o755)
-    try:
-        os.rename(draft, folder)
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)
-        if not folder.exists():
-            raise

@@ -4,7 +4,16 @@ import sys
 
 import typer
 
-from nightlab import benching, doctor, overnight, reading, running, sandbox_commands, steering
+from nightlab import (
+    benching,
+    data_commands,
+    doctor,
+    overnight,
+    reading,
+    running,
+    sandbox_commands,
+    steering,
+)
 from nightlab.errors import NightlabError
 
 app = typer.Typer(
@@ -17,6 +26,7 @@ app = typer.Typer(
 for part in (running.app, steering.app, overnight.app, reading.app, doctor.app):
     app.registered_commands += part.registered_commands
 app.add_typer(running.tasks, name="task", help="The tasks a campaign can run on.")
+app.add_typer(data_commands.app, name="data", help="The text that tasks train on.")
 app.add_typer(sandbox_commands.app, name="sandbox", help="The trainer image and the tiers.")
 app.add_typer(benching.app, name="bench", help="Measure every claim again on this machine.")
 

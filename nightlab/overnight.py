@@ -18,7 +18,7 @@ import typer
 
 from nightlab.errors import NightlabError, UsageError
 from nightlab.reading import print_screen, reading
-from nightlab.running import Goal, Proposer, Seed, TaskName, Tier, Unsafe, Workers
+from nightlab.running import Data, Goal, Proposer, Seed, TaskName, Tier, Unsafe, Workers
 
 app = typer.Typer()
 RESUMES_AN_HOUR = 6
@@ -30,6 +30,7 @@ def overnight(
     goal: Goal,
     until: Annotated[str, typer.Option(help="Time of day, such as 07:00.")],
     task: TaskName = "byte_lm",
+    data: Data = None,
     workers: Workers = 2,
     proposer: Proposer = "auto",
     sandbox: Tier = "auto",
@@ -45,6 +46,7 @@ def overnight(
     campaign = begun(
         goal,
         task=task,
+        data=data,
         until=end,
         workers=workers,
         proposer=proposer,

@@ -28,6 +28,9 @@ STATUS_FAILED = 1
 
 Goal = Annotated[str, typer.Argument(metavar="GOAL", help="What to improve, in a sentence.")]
 TaskName = Annotated[str, typer.Option("--task", help="A shipped task, or a task's folder.")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="A corpus of `nightlab data list`, not the task's own.")
+]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Trials side by side.")]
 Tier = Annotated[str, typer.Option("--sandbox", help="auto, docker+runsc, docker, bwrap, process.")]
 Proposer = Annotated[str, typer.Option(help="auto, catalogue, or llm.")]
@@ -44,6 +47,7 @@ Headless = Annotated[bool, typer.Option("--headless", help="Plain progress lines
 def run(
     goal: Goal,
     task: TaskName = "byte_lm",
+    data: Data = None,
     trials: Annotated[int | None, typer.Option(help="Stop after so many trials.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes.")] = None,
     workers: Workers = 2,
@@ -71,6 +75,7 @@ def run(
         goal=goal,
         objective=read.objective,
         task=task,
+        data=data,
         workers=workers,
         proposer=who.kind,
         endpoints=who.endpoints,
@@ -90,6 +95,7 @@ def begun(
     goal: str,
     *,
     task: str,
+    data: str | None = None,
     until: datetime,
     workers: int,
     proposer: str,
@@ -116,6 +122,7 @@ def begun(
         goal=goal,
         objective=replace(read.objective, budget=budget),
         task=task,
+        data=data,
         workers=workers,
         proposer=who.kind,
         endpoints=who.endpoints,

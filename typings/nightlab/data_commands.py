@@ -1,0 +1,1 @@
+../../nightlab/data_commands.py
