@@ -12,6 +12,7 @@ from nightlab import (
     reading,
     running,
     sandbox_commands,
+    spectra,
     steering,
 )
 from nightlab.errors import NightlabError
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for part in (running.app, steering.app, overnight.app, reading.app, doctor.app):
+for part in (running.app, steering.app, overnight.app, reading.app, spectra.app, doctor.app):
     app.registered_commands += part.registered_commands
 app.add_typer(running.tasks, name="task", help="The tasks a campaign can run on.")
 app.add_typer(data_commands.app, name="data", help="The text that tasks train on.")

@@ -66,9 +66,10 @@ def _transformers() -> Any:
         transformers = importlib.import_module("transformers")
     except ImportError as cause:
         raise MissingError(
-            "reading a Hugging Face model needs transformers: pip install 'nightlab[finetune]'"
+            "reading a Hugging Face model needs transformers: pip install 'nightlab[huggingface]'"
         ) from cause
     transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     return transformers
 
 

@@ -85,7 +85,7 @@ def heat_maps(runs: Mapping[str, Sequence[Reading]], out: Path) -> Path:
     for row, name in enumerate([*names, "second - first"][:rows]):
         axes[row, 0].set_ylabel(f"{name}\nlayer", fontsize=10)
     sizes = sorted({r.size for r in readings[0] if r.n and r.place in ("pre", "post")})
-    shown = ", ".join(f"N={n}, D={d}" for n, d in sizes[:4])
+    shown = "; ".join(f"N={n}, D={d}" for n, d in sizes[:4])
     figure.suptitle(f"Feed-forward spectra by layer and step ({shown})", fontsize=12)
     return _save(figure, out)
 
@@ -188,7 +188,7 @@ def portrait(models: Mapping[str, Report], out: Path) -> Path:
     sizes = sorted(
         {r.size for m in models.values() for r in m.readings if r.n and r.place == "post"}
     )
-    shown = ", ".join(f"N={n}, D={d}" for n, d in sizes[:4])
+    shown = "; ".join(f"N={n}, D={d}" for n, d in sizes[:4])
     figure.suptitle(
         f"Feed-forward spectra by layer ({shown}; bars: 95 % over probe batches)", fontsize=11
     )
@@ -216,6 +216,7 @@ def _draw_spectra(axes: Axes, report: Report, place: str) -> None:
     axes.set_xlabel("eigenvalue rank")
     axes.set_facecolor("#dddddd")
     bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=18, ticks=[-2, -1, 0, 1, 2])
+    bar.set_label("share of variance", fontsize=7)
     bar.ax.set_yticklabels(["1/100", "1/10", "even", "10×", "100×"], fontsize=7)
 
 

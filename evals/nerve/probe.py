@@ -99,7 +99,10 @@ def token_batches(text: Sequence[int], *, batches: int, rows: int, length: int) 
     """
     room = len(text) // length
     if room < 4:
-        raise UsageError(f"{len(text)} tokens are too few for a probe of {length}-token sequences")
+        raise UsageError(
+            f"{len(text)} tokens are too few for {length}-token sequences: "
+            "give more text, or a smaller --length"
+        )
     rows = min(rows, max(1, room // batches)) if room < rows * batches else rows
     wanted = min(batches, room // rows)
     stride = room // (wanted * rows)

@@ -7,9 +7,9 @@ readings come here.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from nightlab.errors import UsageError
 from nightlab.evals.nerve import hugging_face
@@ -17,7 +17,8 @@ from nightlab.evals.nerve.hugging_face import Probing
 from nightlab.evals.nerve.plots import heat_maps, portrait
 from nightlab.evals.nerve.probe import At, Report
 from nightlab.evals.nerve.readings import Reading
-from nightlab.evals.nerve.thirds import summaries
+from nightlab.evals.nerve.table import SHOWN
+from nightlab.evals.nerve.thirds import THIRDS, summaries
 from nightlab.evals.nerve.trends import Interval
 
 
@@ -36,29 +37,58 @@ NOTES = [
 ]
 
 
-def folders(paths: Sequence[Path], data: Sequence[Path], out: Path, probing: Probing) -> Document:
-    """Probe one or two model folders and draw them into ``out`` (a PNG).
+@dataclass(frozen=True)
+class Subject:
+    """One model that is asked about: at rest, or as a series over its training."""
 
-    Folders of checkpoints are drawn layer by step, single models layer by rank. UsageError for a
-    path that is neither.
+    name: str
+    about: str
+    """What it was probed with, or whose word its readings are."""
+    report: Report | None = None
+    """Of a model at rest."""
+    series: tuple[Reading, ...] = ()
+    """Of a training run, by step; empty for a model at rest."""
+
+
+def of_folder(path: Path, name: str, data: Sequence[Path], probing: Probing) -> Subject:
+    """A Hugging Face model at rest, or the series that a folder of its checkpoints makes.
+
+    MissingError without transformers; UsageError for a path that is neither.
     """
-    if not 1 <= len(paths) <= 2:
+    if not hugging_face.is_model_folder(path) and (found := hugging_face.checkpoints(path)):
+        series: list[Reading] = []
+        about = ""
+        for step, folder in found:
+            report, about = hugging_face.report(folder, data, probing, step)
+            series += report.readings
+        return Subject(name, about, series=tuple(series))
+    if not hugging_face.is_model_folder(path):
+        raise UsageError(f"{path}: no model here (no config.json, no checkpoint-STEP folders)")
+    report, about = hugging_face.report(path, data, probing)
+    return Subject(name, about, report)
+
+
+def answer(subjects: Sequence[Subject], out: Path) -> Document:
+    """One model, or two compared, with their picture in ``out`` (a PNG).
+
+    Series are drawn layer by step, models at rest layer by rank. UsageError for another number of
+    subjects, or for a series beside a model at rest.
+    """
+    if not 1 <= len(subjects) <= 2:
         raise UsageError("give one model, or two to compare")
-    names = _names(paths)
-    series = [hugging_face.checkpoints(path) for path in paths]
-    if all(series):
-        runs: dict[str, list[Reading]] = {name: [] for name in names}
-        for name, found in zip(names, series, strict=True):
-            for step, folder in found:
-                runs[name] += hugging_face.report(folder, data, probing, step)[0].readings
-        return stored(runs, out)
-    for path in paths:
-        if not hugging_face.is_model_folder(path):
-            raise UsageError(f"{path}: no model here (no config.json, no checkpoint-STEP folders)")
-    reports, words = {}, {}
-    for name, path in zip(names, paths, strict=True):
-        reports[name], words[name] = hugging_face.report(path, data, probing)
-    return at_rest(reports, out, words)
+    if all(s.series for s in subjects):
+        document = stored({s.name: s.series for s in subjects}, out)
+        for subject in subjects:
+            document["models"][subject.name]["about"] = subject.about
+        return document
+    reports = {s.name: s.report for s in subjects if s.report is not None}
+    if len(reports) < len(subjects):
+        run = next(s.name for s in subjects if s.report is None)
+        raise UsageError(
+            f"{run} is a series over steps and the other is a model at rest; "
+            "give --data FILE to probe both at rest, or name one checkpoint of it"
+        )
+    return at_rest(reports, out, {s.name: s.about for s in subjects})
 
 
 def at_rest(
@@ -95,23 +125,97 @@ def stored(runs: Mapping[str, Sequence[Reading]], out: Path) -> Document:
     return Document(models=models, picture=str(picture), notes=list(NOTES))
 
 
-def table(report: Report) -> str:
-    """A plain-text table of one probed model: a line for each feed-forward, ± 95 %."""
-    head = f"{'layer':<7}{'where':<34}{'N':>6}{'D':>7}{'PR/D before':>16}{'PR/D after':>16}"
-    lines = [head + f"{'gain':>8}{'EEE after':>11}{'JS':>8}{'PR out/D':>10}{'PR stream/D':>12}"]
+def series_table(readings: Sequence[Reading]) -> str:
+    """A plain-text table of one run by depth third: its first, middle and last measured steps."""
+    found = summaries(readings)
+    kept = dict.fromkeys([0, len(found) // 3, 2 * len(found) // 3, len(found) - 1])
+    lines = [f"{'step':>7} {'third':<6}" + "".join(f"{title:>11}" for _, title in SHOWN)]
+    for summary in (found[at] for at in kept):
+        for where in THIRDS:
+            cells = [summary.values.get((where, metric)) for metric, _ in SHOWN]
+            if any(cell is not None for cell in cells):
+                shown = "".join(f"{'-' if c is None else format(c, '.3f'):>11}" for c in cells)
+                lines.append(f"{summary.step:>7} {where:<6}{shown}")
+    return "\n".join(lines)
+
+
+def table(report: Report, *, wide: bool = True) -> str:
+    """A plain-text table of one probed model: a line for each feed-forward, ± 95 %.
+
+    What is not ``wide`` fits 80 columns.
+    """
+    wanted = [each for each in _COLUMNS if wide or each.narrow]
+    lines = ["".join(each.fit(each.title) for each in wanted)]
     intervals = report.intervals()
     readings: dict[At, Reading] = {(r.layer, r.expert, r.path, r.place): r for r in report.readings}
     for each in report.found:
         at = [(each.layer, each.expert, each.path, p) for p in ("pre", "post", "out", "residual")]
         pre, post, out, stream = (readings.get(key) for key in at)
         numbers = intervals.get(at[1], {})
-        expert = "" if each.expert is None else f".{each.expert}"
-        lines.append(
-            f"{each.layer}{expert:<6}{each.path[-33:]:<34}{post.n if post else 0:>6}{each.width:>7}"
-            f"{_share(intervals.get(at[0], {}), pre):>16}{_share(numbers, post):>16}"
-            f"{_value(numbers, 'pr_gain_corrected', '.2f'):>8}{_value(numbers, 'eee', '.3f'):>11}"
-            f"{_value(numbers, 'js', '.3f'):>8}{_plain_share(out):>10}{_plain_share(stream):>12}"
-        )
+        cells = {
+            "layer": f"{each.layer}" if each.expert is None else f"{each.layer}.{each.expert}",
+            "where": each.path[-32:],
+            "N": str(post.n if post else 0),
+            "D": str(each.width),
+            "PR/D before": _share(intervals.get(at[0], {}), pre),
+            "PR/D after": _share(numbers, post),
+            "gain": _value(numbers, "pr_gain_corrected", ".2f"),
+            "EEE after": _value(numbers, "eee", ".3f"),
+            "JS": _value(numbers, "js", ".3f"),
+            "PR out/D": _plain_share(out),
+            "PR stream/D": _plain_share(stream),
+        }
+        lines.append("".join(column.fit(cells[column.title]) for column in wanted))
+    return "\n".join(lines)
+
+
+class _Column(NamedTuple):
+    title: str
+    width: int
+    narrow: bool = True
+    left: bool = False
+
+    def fit(self, text: str) -> str:
+        return f"{text:<{self.width}}" if self.left else f"{text:>{self.width}}"
+
+
+_COLUMNS = (
+    _Column("layer", 7, left=True),
+    _Column("where", 33, narrow=False, left=True),
+    _Column("N", 6),
+    _Column("D", 6),
+    _Column("PR/D before", 14),
+    _Column("PR/D after", 14),
+    _Column("gain", 7),
+    _Column("EEE after", 11),
+    _Column("JS", 8),
+    _Column("PR out/D", 10, narrow=False),
+    _Column("PR stream/D", 12, narrow=False),
+)
+
+
+_COMPARED = ("pr_corrected", "entropy", "eee", "js")
+
+
+def difference_table(document: Document) -> str:
+    """The comparison of two models at rest in plain text; ``*`` where the intervals part."""
+    rows = document.get("difference", [])
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        at = (str(row["layer"]), str(row["place"]))
+        if row.get("number") in _COMPARED:
+            mark = "*" if row["clear"] else " "
+            cells.setdefault(at, {})[str(row["number"])] = f"{row['difference']:+.3f}{mark}"
+    refused = sum("why_not" in row for row in rows)
+    lines = ["second - first (* beyond both 95 % intervals)"]
+    if cells:
+        lines.append(f"{'layer':<7}{'place':<10}" + "".join(f"{n:>14}" for n in _COMPARED))
+    lines += [
+        f"{layer:<7}{place:<10}" + "".join(f"{found.get(n, '- '):>14}" for n in _COMPARED)
+        for (layer, place), found in cells.items()
+    ]
+    if refused:
+        lines.append(f"{refused} places have another (N, D) and are not compared")
     return "\n".join(lines)
 
 
@@ -183,8 +287,3 @@ def _plain_share(reading: Reading | None) -> str:
 
 def _value(numbers: Mapping[str, Interval], name: str, form: str) -> str:
     return format(numbers[name].value, form) if name in numbers else "-"
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    names = [path.resolve().name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]

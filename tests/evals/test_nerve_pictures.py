@@ -1,6 +1,7 @@
 """``nightlab spectra``: documents and pictures of runs and of models at rest."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nightlab.errors import UsageError
+from nightlab.errors import MissingError, UsageError
 from nightlab.evals.nerve import hugging_face
 from nightlab.evals.nerve.hugging_face import Probing
 from nightlab.evals.nerve.probe import Report, probe
 from nightlab.evals.nerve.readings import Reading, parse
-from nightlab.evals.nerve.spectra import at_rest, folders, stored, table
+from nightlab.evals.nerve.spectra import (
+    Subject,
+    answer,
+    at_rest,
+    of_folder,
+    series_table,
+    stored,
+    table,
+)
 
 PROBING = Probing(batches=2, rows=4, length=32, tokens=64)
 
@@ -114,11 +123,39 @@ def test_two_models_at_rest_are_compared_only_where_sizes_match(tmp_path: Path) 
     assert not any(row["clear"] or row["difference"] for row in same["difference"])
 
 
+def test_the_narrow_table_fits_eighty_columns() -> None:
+    assert max(map(len, table(report(), wide=False).splitlines())) <= 80
+    assert max(map(len, series_table(run(1.0)).splitlines())) <= 80
+
+
+def test_a_series_is_told_by_its_first_middle_and_last_steps() -> None:
+    lines = series_table(run(1.0)).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["25"] * 3 + ["50"] * 3 + ["75"] * 3 + [
+        "100"
+    ] * 3
+
+
+def test_a_series_is_not_compared_with_a_model_at_rest(tmp_path: Path) -> None:
+    series = Subject("run", "", series=tuple(run(1.0)))
+    still = Subject("still", "", report())
+    with pytest.raises(UsageError, match="at rest"):
+        answer([series, still], tmp_path / "no.png")
+
+
 def test_what_is_no_model_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no model here"):
-        folders([tmp_path], [], tmp_path / "x.png", PROBING)
+        of_folder(tmp_path, "x", [], PROBING)
     with pytest.raises(UsageError, match="one model"):
-        folders([], [], tmp_path / "x.png", PROBING)
+        answer([], tmp_path / "x.png")
+
+
+def test_without_transformers_the_remedy_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(MissingError, match=r"nightlab\[huggingface\]"):
+        of_folder(tmp_path, "x", [], PROBING)
 
 
 def llama(library: Any) -> Any:
@@ -138,7 +175,7 @@ def gpt2(library: Any) -> Any:
 def test_hugging_face_folders_are_probed_and_drawn(
     config: Callable[[Any], Any], kind: str, tmp_path: Path
 ) -> None:
-    library = pytest.importorskip("transformers")
+    library = pytest.importorskip("transformers", reason="pip install 'nightlab[huggingface]'")
     torch.manual_seed(0)
     model = library.AutoModelForCausalLM.from_config(config(library))
     for folder in (
@@ -149,12 +186,13 @@ def test_hugging_face_folders_are_probed_and_drawn(
         model.save_pretrained(folder)
     text = tmp_path / "text.txt"
     text.write_text("def probe(model): return model\n" * 40)
-    document = folders([tmp_path / "model"], [text], tmp_path / "model.png", PROBING)
+    found = of_folder(tmp_path / "model", "model", [text], PROBING)
+    document = answer([found], tmp_path / "model.png")
     assert_is_a_picture(tmp_path / "model.png")
     described = document["models"]["model"]
     assert [each["kind"] for each in described["found"]] == [kind] * 3  # type: ignore[attr-defined]
     assert "bytes of text.txt" in str(described["probed_with"])
     _, words = hugging_face.report(tmp_path / "model", [], PROBING)
     assert "random tokens" in words
-    series = folders([tmp_path / "run"], [text], tmp_path / "run.png", PROBING)
+    series = answer([of_folder(tmp_path / "run", "run", [text], PROBING)], tmp_path / "run.png")
     assert series["models"]["run"]["steps"] == [10, 20]

@@ -44,6 +44,9 @@ def nightlab(
         (["resume", "c9"], 2, "c9"),
         (["stop", "c9"], 2, "c9"),
         (["diff", "c9-1"], 2, "c9"),
+        (["spectra", "nowhere"], 2, "nowhere"),
+        (["spectra", "a", "a"], 2, "itself"),
+        (["spectra", "a", "--out", "a.svg"], 2, ".png"),
     ],
 )
 def test_a_mistake_gets_its_exit_code_and_a_remedy(
