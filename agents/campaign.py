@@ -24,7 +24,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
-from nightlab.agents import catalogue, closing, judge
+from nightlab.agents import catalogue, closing, judge, past
 from nightlab.agents.author.write import Authors
 from nightlab.agents.decide import Decider, menu
 from nightlab.agents.graph import Graph, build
@@ -102,7 +102,10 @@ class Supervisor:
         with _graph(self.checkpoints) as graph:
             known = menu(self.authors)
             home = self.checkpoints.parent
-            decider = Decider(lab, self.policy, known, self._unavailable, home)
+            earlier = past.taken_along(lab.ledger, lab.campaign, self.policy, known.version)
+            if earlier:
+                lab.log("learn", f"takes {len(earlier)} decisions of earlier campaigns along")
+            decider = Decider(lab, self.policy, known, self._unavailable, home, earlier)
             nodes = Nodes(lab, decider, self.authors, self.writers, self.stopping)
             reason = self._search(graph, nodes)
         if self.stopping.is_set():

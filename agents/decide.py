@@ -58,6 +58,8 @@ class Decider:
     """Authors that can no longer be asked."""
     home: Path | None = None
     """Where the policy is kept after every record; None keeps it nowhere."""
+    past: Sequence[Record] = ()
+    """Records of earlier campaigns that the policy learns from beside its own."""
     archive: Archive = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _programs: dict[str, Program] = field(default_factory=dict)
@@ -108,11 +110,11 @@ class Decider:
             update = self.policy.learn(self._records_so_far(), rng)
             if self.home is not None:
                 carry.store(self.policy, self.home, self.lab.campaign.id)
-        if update.adopted:
-            self.lab.log("learn", f"policy {update.version}: {update.reason}", experiment)
+        if update.judged:
+            self.lab.log("learn", str(update), experiment)
 
     def _records_so_far(self) -> list[Record]:
-        """Decisions of this campaign with their outcomes; each is read from the ledger once."""
+        """Decisions with their outcomes, the past's first; each is read from the ledger once."""
         for attempt in self.archive.attempts:
             if attempt.outcome is Outcome.PENDING or attempt.id in self._records:
                 continue
@@ -120,7 +122,7 @@ class Decider:
                 self._records[attempt.id] = Record(
                     decision=from_rows(rows), outcome=attempt.outcome, reward=attempt.reward
                 )
-        return list(self._records.values())
+        return [*self.past, *self._records.values()]
 
     def _closed_authors(self) -> frozenset[str]:
         """Authors that cannot be asked; none where that would leave nobody."""
@@ -176,7 +178,7 @@ class Decider:
                 return self._pending(experiment.id, from_rows(rows))
         trials = self.lab.ledger.trials(experiment=experiment.id)
         reward = judge.reward(self.lab, trials)
-        outcome = _outcome(experiment, trials, reward)
+        outcome = ended_as(experiment, trials, reward)
         program = self._program(experiment.program) if experiment.program else None
         part, _, variant = experiment.operator.partition(":")
         return Attempt(
@@ -193,7 +195,8 @@ class Decider:
         )
 
 
-def _outcome(experiment: Experiment, trials: Sequence[Trial], reward: float | None) -> Outcome:
+def ended_as(experiment: Experiment, trials: Sequence[Trial], reward: float | None) -> Outcome:
+    """What an experiment came to, as the policy learns from it."""
     if experiment.verdict is None and experiment.number > 0:
         return Outcome.PENDING
     if experiment.reason.startswith(UNANSWERED):

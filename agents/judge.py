@@ -8,11 +8,13 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy import stats
 
 from nightlab.agents.lab import Lab
+from nightlab.agents.plan import Plan
 from nightlab.evals.statistics import (
     FalseKeepBudget,
     Judgement,
@@ -24,7 +26,7 @@ from nightlab.evals.statistics import (
     lower_confidence_bound,
     screen,
 )
-from nightlab.memory.records import Arm, Estimate, Trial
+from nightlab.memory.records import Arm, Campaign, Estimate, Repeat, Trial
 from nightlab.vocabulary import (
     Direction,
     Ending,
@@ -40,6 +42,31 @@ SCREEN_RULE = ScreenRule()
 BUDGET = FalseKeepBudget()
 FAILED = -math.inf
 """The gain of a trial that left no score."""
+
+
+class Trials(Protocol):
+    """Where trials are read from: a ledger, or what was read of one before."""
+
+    def trials(
+        self, *, campaign: str | None = None, experiment: str | None = None
+    ) -> list[Trial]: ...
+
+    def noise_values(self, campaign: str) -> list[Repeat]: ...
+
+
+class Measured(Protocol):
+    """A campaign's measurements, running (:class:`Lab`) or long over."""
+
+    @property
+    def ledger(self) -> Trials: ...
+    @property
+    def campaign(self) -> Campaign: ...
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def objective(self) -> Objective: ...
+    @property
+    def baseline(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +99,7 @@ def gain(objective: Objective, challenger: Trial, incumbent: Trial) -> float:
     return objective.direction.sign * (value - other)
 
 
-def noise_floor(lab: Lab, rung: Rung, but: str | None = None) -> NoiseFloor:
+def noise_floor(lab: Measured, rung: Rung, but: str | None = None) -> NoiseFloor:
     """The baseline's spread on a rung, refined by the pairs of confirmations.
 
     ``but``: an experiment whose own pairs must not count, because they are about to be tested.
@@ -85,7 +112,7 @@ def noise_floor(lab: Lab, rung: Rung, but: str | None = None) -> NoiseFloor:
     return floor.with_pairs(*_confirmations(lab, but)) if rung == lab.plan.confirm else floor
 
 
-def _confirmations(lab: Lab, but: str | None) -> list[list[float]]:
+def _confirmations(lab: Measured, but: str | None) -> list[list[float]]:
     """The finite gains of every confirmation of the campaign but one experiment's."""
     trials = [
         t
@@ -133,7 +160,7 @@ def screening(lab: Lab, experiment: str, against: str, count: int) -> Screening:
     return screen(gains, noise_floor(lab, lab.plan.screen), SCREEN_RULE)
 
 
-def reward(lab: Lab, trials: Sequence[Trial]) -> float | None:
+def reward(lab: Measured, trials: Sequence[Trial]) -> float | None:
     """Lower confidence bound of the screening gain over the *baseline*: what the policy ranks by.
 
     One scale for the whole campaign, whoever the incumbent was at the time. A program that breaks
@@ -155,7 +182,7 @@ def reward(lab: Lab, trials: Sequence[Trial]) -> float | None:
     return bound if not broken else min(bound, 0.0) - 10 * floor.paired_sd * len(broken)
 
 
-def broken_constraints(lab: Lab, trials: Sequence[Trial]) -> list[str]:
+def broken_constraints(lab: Measured, trials: Sequence[Trial]) -> list[str]:
     """The objective's constraints that the mean of these trials breaks, in words."""
     rungs = {t.rung for t in trials}
     base = [

@@ -8,6 +8,7 @@ from nightlab import (
     benching,
     data_commands,
     doctor,
+    learning,
     overnight,
     reading,
     running,
@@ -24,7 +25,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for part in (running.app, steering.app, overnight.app, reading.app, spectra.app, doctor.app):
+for part in (
+    running.app,
+    steering.app,
+    overnight.app,
+    reading.app,
+    learning.app,
+    spectra.app,
+    doctor.app,
+):
     app.registered_commands += part.registered_commands
 app.add_typer(running.tasks, name="task", help="The tasks a campaign can run on.")
 app.add_typer(data_commands.app, name="data", help="The text that tasks train on.")

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from nightlab import explaining
 from nightlab.errors import NightlabError, UsageError
 from nightlab.reading import print_screen, reading
 from nightlab.running import Data, Goal, Proposer, Seed, TaskName, Tier, Unsafe, Workers
@@ -130,7 +131,8 @@ def _report(campaign: str) -> None:
     from nightlab.memory.report.write import write_report
 
     with reading() as (ledger, settings):
-        written = write_report(ledger, campaign, settings.reports)
+        sections = explaining.sections(ledger, settings.folder, campaign)
+        written = write_report(ledger, campaign, settings.reports, sections)
         summary = summarise(ledger, campaign, settings.reports)
         print_screen(screens.campaign(summary, ledger.page(campaign, limit=10)))
         print(f"report  {written.markdown}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from nightlab import explaining
 from nightlab.errors import LedgerError, UsageError, boundary
 from nightlab.vocabulary import Verdict
 
@@ -70,11 +71,22 @@ def show(
     files: Annotated[
         Path | None, typer.Option(help="Write the experiment's program to this folder.")
     ] = None,
+    policy: Annotated[
+        bool, typer.Option("--policy", help="Why it was decided, and what the policy learned.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a campaign (c1), an experiment (c1-7) or a trial (c1-7/small/1003)."""
     with reading() as (ledger, settings):
-        if "/" in name:
+        if policy:
+            from nightlab.memory.report.documents import jsonable
+
+            shown = explaining.policy(ledger, settings.folder, name)
+            if as_json:
+                print_json(jsonable(shown.document))
+            else:
+                print_screen(shown.screen())
+        elif "/" in name:
             _show_trial(ledger, name, as_json)
         elif "-" in name:
             _show_experiment(ledger, name, files, as_json)
@@ -156,7 +168,8 @@ def report(
     with reading() as (ledger, settings):
         from nightlab.memory.report.write import write_report
 
-        written = write_report(ledger, campaign, to or settings.reports)
+        sections = explaining.sections(ledger, settings.folder, campaign)
+        written = write_report(ledger, campaign, to or settings.reports, sections)
         if as_json:
             print(written.json.read_text(encoding="utf-8"), end="")
         else:

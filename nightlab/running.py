@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nightlab import asking
+from nightlab import asking, explaining
 from nightlab.errors import UsageError
 from nightlab.reading import AsJson, CampaignId, print_json, print_screen, reading
 from nightlab.vocabulary import Beginning
@@ -290,7 +290,8 @@ def _supervise(
             status = supervisor.run()
     finally:
         lab.ledger.release_lease(lab.lease)
-    write_report(lab.ledger, lab.campaign.id, settings.reports)
+    sections = explaining.sections(lab.ledger, settings.folder, lab.campaign.id)
+    write_report(lab.ledger, lab.campaign.id, settings.reports, sections)
     summary = summarise(lab.ledger, lab.campaign.id, settings.reports)
     if as_json:
         print_json(document(summary))

@@ -7,7 +7,7 @@ leave-one-out correlation, so a campaign in which nothing can be foretold is lef
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,6 +87,25 @@ class ActorCritic:
         ``records`` is everything stored, oldest first within a campaign. Pending and lost ones
         are skipped.
         """
+        return self._learn(records, rng, gate=(self.updates + 1) % self.learning.every == 0)
+
+    def learn_at_length(
+        self,
+        records: Sequence[Record],
+        rng: np.random.Generator,
+        rounds: int,
+        heard: Callable[[int, Mapping[str, float]], None] = lambda _done, _losses: None,
+    ) -> Update:
+        """Many updates on the same records, and the gate once, at the end: asking it after each
+        would let the held-out decisions choose. ``heard`` is told of every round."""
+        update = self._learn(records, rng, gate=rounds <= 1)
+        for done in range(1, rounds):
+            heard(done, update.numbers)
+            update = self._learn(records, rng, gate=done == rounds - 1)
+        heard(rounds, update.numbers)
+        return update
+
+    def _learn(self, records: Sequence[Record], rng: np.random.Generator, gate: bool) -> Update:
         began = time.perf_counter()
         known = [record for record in records if teaches(record)]
         if len(known) < self.learning.least:
@@ -100,15 +119,17 @@ class ActorCritic:
             batch = self._batch(known, rewards, gains, picked)
             self.moments, numbers = train(self.candidate, self.moments, batch, self.learning.rate)
         self.updates += 1
-        judgement, ess = self._gate(known, rewards, gains, held, rng)
-        numbers["seconds"] = time.perf_counter() - began
+        judgement, ess = Judgement(False, "not judged this time"), 0.0
+        if gate and len(held) >= 2:
+            judgement, ess = self._gate(known, rewards, gains, held, rng)
         return Update(
             adopted=judgement.adopt,
             version=self.version,
             reason=judgement.reason,
             records=len(known),
             ess=ess,
-            numbers=numbers,
+            numbers={**numbers, **judgement.numbers, "seconds": time.perf_counter() - began},
+            judged=gate and len(held) >= 2,
         )
 
     def save(self, folder: Path) -> None:
@@ -151,8 +172,6 @@ class ActorCritic:
         held: np.ndarray,
         rng: np.random.Generator,
     ) -> tuple[Judgement, float]:
-        if self.updates % self.learning.every or len(held) < 2:
-            return Judgement(False, "not judged this time"), 0.0
         batch = self._batch(known, rewards, gains, held[-self.learning.gate_size :])
         judgement, ess = judged(self.candidate, self.weights, batch, rng)
         if judgement.adopt:

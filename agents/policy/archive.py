@@ -105,6 +105,20 @@ class Archive:
                 below.add(later)
         return family | below
 
+    def branch(self, row: int) -> str:
+        """Name of the row's family, the unit that a bootstrap resamples: its starting program.
+
+        Where every program descends from one, as from a campaign's baseline, the families are
+        that program's children, and decisions to edit it itself go by eights in time.
+        """
+        if self.parent.count(-1) > 1:
+            return self.attempts[self.root[row]].id
+        if self.parent[row] < 0:
+            return f"{self.attempts[row].id}/{len(self) // 8}"
+        while self.depth[row] > 1:
+            row = self.parent[row]
+        return self.attempts[row].id
+
     def valid_rows(self) -> list[int]:
         """Rows that can be parents: valid, one per program, in order of arrival."""
         programs: set[str] = set()

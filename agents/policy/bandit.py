@@ -64,7 +64,6 @@ def decide(
     drawn = Draw(situation, scorer, rng, foresight).run()
     archive = context.archive
     parent = next(choice for choice in drawn.choices if choice.head is Head.PARENT)
-    root = archive.root[archive.row[parent.chosen]]
     return Decision(
         id=context.id,
         campaign=context.campaign,
@@ -76,7 +75,7 @@ def decide(
         proposer=archive.menu.proposer,
         seed=seed,
         time=len(archive),
-        lineage=archive.attempts[root].id,
+        lineage=archive.branch(archive.row[parent.chosen]),
         context=drawn.context,
         note=note,
     )

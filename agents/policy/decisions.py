@@ -83,7 +83,7 @@ class Decision:
     time: int
     """How many attempts the archive held: orders decisions, and separates held-out ones."""
     lineage: str = ""
-    """Starting program of the parent, the unit of the bootstrap."""
+    """The parent's family (:meth:`Archive.branch`), the unit of the bootstrap."""
     group: str = ""
     """Decisions whose rewards are compared with each other; empty means the campaign."""
     context: Mapping[str, float] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Why a decision was made, what the policy prefers now, what learning is measured to be worth."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,10 +58,19 @@ def explain(decision: Decision, weights: Weights | None = None) -> list[Reason]:
     """One reason per head that had a choice. ``weights`` are those of the decision's version."""
     context = np.array([decision.context[name] for name in CONTEXT])
     return [
-        _reason(choice, context, weights)
-        for choice in decision.choices
+        replace(_reason(choice, context, weights), chosen=f"{owner}{choice.chosen}")
+        for choice, owner in _owned(decision)
         if sum(choice.mask) > 1 and choice.features
     ]
+
+
+def _owned(decision: Decision) -> Iterator[tuple[Choice, str]]:
+    """Each choice with what its options' names need before them: a variant its part."""
+    part = ""
+    for choice in decision.choices:
+        if choice.head is Head.PART:
+            part = choice.chosen
+        yield choice, f"{part}=" if choice.head is Head.VARIANT else ""
 
 
 def _reason(choice: Choice, context: Floats, weights: Weights | None) -> Reason:
@@ -100,7 +109,8 @@ def _attribution(choice: Choice, context: Floats, weights: Weights) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """How much more often an option would be drawn than under the prior."""
+    """How much more often an option would be drawn than under the prior; for a policy without
+    weights, which is its own prior, than by a uniform draw."""
 
     head: str
     option: str
@@ -114,22 +124,27 @@ class Preference:
         return self.policy - self.prior
 
 
-def preferences(decisions: Sequence[Decision], weights: Weights) -> list[Preference]:
+def preferences(decisions: Sequence[Decision], weights: Weights | None) -> list[Preference]:
     """What a policy with these weights prefers compared with its prior, over past decisions,
-    the largest shift first. Parents are left out: they have no meaning beyond a campaign."""
-    scorer = NetworkScorer(weights)
+    the largest shift first. Parents are left out: they have no meaning beyond a campaign.
+
+    Without weights: what was drawn from, compared with a uniform draw.
+    """
+    scorer = None if weights is None else NetworkScorer(weights)
     totals: dict[tuple[str, str], list[float]] = {}
     for decision in decisions:
         context = np.array([decision.context[name] for name in CONTEXT])
-        for choice in decision.choices:
+        for choice, owner in _owned(decision):
             if choice.head is Head.PARENT or sum(choice.mask) < 2 or not choice.features:
                 continue
             mask, prior = np.array(choice.mask), np.array(choice.prior)
-            pi = scorer.score(
-                choice.head, np.array(choice.features), context, prior, mask
-            ).probabilities
+            if scorer is None:
+                pi, prior = np.array(choice.mu), mask / mask.sum()
+            else:
+                table = np.array(choice.features)
+                pi = scorer.score(choice.head, table, context, prior, mask).probabilities
             for place in np.flatnonzero(mask):
-                key = (str(choice.head), choice.options[place])
+                key = (str(choice.head), f"{owner}{choice.options[place]}")
                 total = totals.setdefault(key, [0.0, 0.0, 0.0])
                 total[0] += pi[place]
                 total[1] += prior[place]

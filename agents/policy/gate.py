@@ -7,7 +7,8 @@ DR is sequential over the heads of one decision: V_h = E_pi q_h, and w_1..w_h ar
 the heads' ratios (clipped). It is right when either the critics or the propensities are.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,14 +66,22 @@ def lower_bound(
 
     With fewer than two lineages there is no bound: minus infinity.
     """
+    return bounds(terms, units, rng, draws)[0]
+
+
+def bounds(
+    terms: Floats, units: NDArray[np.int64], rng: np.random.Generator, draws: int = 400
+) -> tuple[float, float]:
+    """Both ends of that interval; infinite with fewer than two lineages."""
     names, inverse = np.unique(units, return_inverse=True)
     if len(names) < 2:
-        return -np.inf
+        return -np.inf, np.inf
     sums = np.bincount(inverse, terms, minlength=len(names))
     sizes = np.bincount(inverse, minlength=len(names)).astype(np.float64)
     picked = rng.integers(len(names), size=(draws, len(names)))
     means = sums[picked].sum(axis=1) / sizes[picked].sum(axis=1)
-    return float(np.quantile(means, 0.025))
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,9 @@ class Judgement:
     reason: str
     difference_bound: float = -np.inf
     """Lower 95 % bound of the paired difference to the version in charge."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """Doubly-robust value of the candidate and of the version in charge with the ends of their
+    95 % intervals, and the mean paired difference; empty where nothing was judged."""
 
 
 def judge(
@@ -93,15 +105,29 @@ def judge(
 ) -> Judgement:
     """Adopt only on evidence: ESS, no dominant decision, value above the current lower bound,
     and the stricter paired difference bound above 0."""
+    difference = candidate.per_decision - current.per_decision
+    low, high = bounds(candidate.per_decision, units, rng)
+    floor, ceiling = bounds(current.per_decision, units, rng)
+    gap = lower_bound(difference, units, rng)
+    numbers = {
+        "value": candidate.dr,
+        "value_low": low,
+        "value_high": high,
+        "current": current.dr,
+        "current_low": floor,
+        "current_high": ceiling,
+        "difference": float(difference.mean()),
+        "difference_low": gap,
+        "largest_share": candidate.largest_share,
+    }
     if candidate.ess < LEAST_ESS:
-        return Judgement(False, f"effective sample size {candidate.ess:.1f} is below 20")
-    if candidate.largest_share > MOST_SHARE:
-        share = candidate.largest_share
-        return Judgement(False, f"one decision carries {share:.0%} of the weight")
-    floor = lower_bound(current.per_decision, units, rng)
-    if candidate.dr <= floor:
-        return Judgement(False, f"value {candidate.dr:.3f} is not above the bound {floor:.3f}")
-    gap = lower_bound(candidate.per_decision - current.per_decision, units, rng)
-    if gap <= 0.0:
-        return Judgement(False, f"paired difference bound {gap:.4f} is not above 0", gap)
-    return Judgement(True, f"paired difference bound {gap:.4f} is above 0", gap)
+        reason = f"effective sample size {candidate.ess:.1f} is below {LEAST_ESS:g}"
+    elif candidate.largest_share > MOST_SHARE:
+        reason = f"one decision carries {candidate.largest_share:.0%} of the weight"
+    elif candidate.dr <= floor:
+        reason = f"value {candidate.dr:.3f} is not above the bound {floor:.3f}"
+    elif gap <= 0.0:
+        reason = f"paired difference bound {gap:.4f} is not above 0"
+    else:
+        return Judgement(True, f"paired difference bound {gap:.4f} is above 0", gap, numbers)
+    return Judgement(False, reason, gap, numbers)

@@ -62,6 +62,16 @@ class Update:
     """Effective sample size of the candidate on the held-out decisions."""
     numbers: Mapping[str, float] = field(default_factory=dict)
     """Everything else worth a line: values, bounds, losses, entropy, KL, seconds."""
+    judged: bool = False
+    """Whether the gate was asked this time."""
+
+    def __str__(self) -> str:
+        word = "adopted" if self.adopted else "kept"
+        words = f"policy {self.version} {word}: {self.reason} (ESS {self.ess:.0f}"
+        n = self.numbers
+        if "value" in n:
+            words += f", value {n['value']:.3f} against {n['current']:.3f}"
+        return f"{words}, {self.records} decisions)"
 
 
 class Policy(Protocol):

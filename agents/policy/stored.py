@@ -7,6 +7,7 @@ from pathlib import Path
 from nightlab.agents.policy.actor_critic import NAME, ActorCritic
 from nightlab.agents.policy.bandit import PuctThompson
 from nightlab.agents.policy.network import Weights, fresh
+from nightlab.agents.policy.surrogate import Kernel
 from nightlab.agents.policy.training import Moments
 from nightlab.errors import MissingError
 
@@ -38,7 +39,7 @@ def load(folder: Path) -> PuctThompson | ActorCritic:
         raise MissingError(f"There is no stored policy in {folder}.")
     state = json.loads(path.read_text())
     if state["policy"] != NAME:
-        return PuctThompson()
+        return bandit()
     weights = folder / "weights.safetensors"
     policy = ActorCritic(read(weights)[0] if weights.is_file() else None, version=state["version"])
     policy.candidate = read(folder / "candidate.safetensors")[0]
@@ -61,6 +62,12 @@ def warm() -> ActorCritic:
 def warm_path() -> Path:
     """Where the weights that ship with the package lie."""
     return Path(str(resources.files("nightlab.agents.policy"))) / WARM
+
+
+def bandit() -> PuctThompson:
+    """The policy without weights. It logs the surrogate's forecasts, which it does not read, so
+    that its decisions can teach one that does."""
+    return PuctThompson(Kernel())
 
 
 def cold(seed: int = 0) -> ActorCritic:

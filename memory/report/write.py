@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from nightlab.memory.records import JSON
 from nightlab.memory.report import words
 from nightlab.memory.report.details import Branch, Details, Tried, detail
 from nightlab.memory.report.plot import draw
-from nightlab.memory.report.summary import document, interval_document
+from nightlab.memory.report.summary import document as summary_document
+from nightlab.memory.report.summary import interval_document
 from nightlab.vocabulary import Verdict
 
 
@@ -28,7 +29,21 @@ class Written:
     plot: Path
 
 
-def write_report(ledger: Ledger, campaign: str, reports: Path) -> Written:
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the report that the ledger alone cannot tell."""
+
+    title: str
+    key: str
+    """Name in the JSON document."""
+    text: str
+    """Markdown without a heading."""
+    document: JSON
+
+
+def write_report(
+    ledger: Ledger, campaign: str, reports: Path, sections: Sequence[Section] = ()
+) -> Written:
     """Write the report of a campaign, finished or not, under ``reports/<campaign>/``.
 
     Raises UsageError for an unknown campaign, LedgerError when the folder cannot be written.
@@ -43,13 +58,17 @@ def write_report(ledger: Ledger, campaign: str, reports: Path) -> Written:
         draft = folder / ".curve.png"
         draw(details, draft)
         os.replace(draft, written.plot)
-        _replace(written.markdown, markdown(details, written.plot.name))
-        text = json.dumps(plain(report_document(details, written.markdown)), indent=2)
+        _replace(written.markdown, markdown(details, written.plot.name, sections))
+        document = {
+            **report_document(details, written.markdown),
+            **{section.key: section.document for section in sections},
+        }
+        text = json.dumps(plain(document), indent=2)
         _replace(written.json, text + "\n")
     return written
 
 
-def markdown(details: Details, plot: str) -> str:
+def markdown(details: Details, plot: str, sections: Sequence[Section] = ()) -> str:
     """The report as Markdown; ``plot`` is the picture's path from the report's folder."""
     environment = Environment(
         loader=PackageLoader("nightlab.memory.report", "."),
@@ -58,13 +77,15 @@ def markdown(details: Details, plot: str) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    return environment.get_template("report.md.j2").render(_context(details, plot))
+    return environment.get_template("report.md.j2").render(
+        sections=sections, **_context(details, plot)
+    )
 
 
 def report_document(details: Details, report: Path) -> dict[str, JSON]:
     """The summary's document and the report's tables."""
     return {
-        **document(details.summary),
+        **summary_document(details.summary),
         "report": str(report),
         "confirmed": [
             {

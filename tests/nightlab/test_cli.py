@@ -47,6 +47,8 @@ def nightlab(
         (["spectra", "nowhere"], 2, "nowhere"),
         (["spectra", "a", "a"], 2, "itself"),
         (["spectra", "a", "--out", "a.svg"], 2, ".png"),
+        (["show", "c9", "--policy"], 2, "c9"),
+        (["learn", "--policy", "bandit"], 2, "warm"),
     ],
 )
 def test_a_mistake_gets_its_exit_code_and_a_remedy(

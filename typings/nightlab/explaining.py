@@ -1,0 +1,1 @@
+../../nightlab/explaining.py

@@ -1,0 +1,1 @@
+../../nightlab/learning.py
