@@ -25,7 +25,7 @@ from nightlab.agents.policy.interface import (
 from nightlab.agents.question import UNANSWERED
 from nightlab.memory.records import JSON, Experiment, Trial
 from nightlab.memory.records import Decision as Row
-from nightlab.vocabulary import Program, Verdict
+from nightlab.vocabulary import Ending, Program, Verdict
 
 WHOLE = "decision"
 """Head under which the rest of a decision is stored, beside one row per choice."""
@@ -203,6 +203,8 @@ def ended_as(experiment: Experiment, trials: Sequence[Trial], reward: float | No
         return Outcome.LOST
     if experiment.verdict in _OUTCOMES:
         return _OUTCOMES[experiment.verdict]
+    if any(t.run is not None and t.run.ending is Ending.ABORTED for t in trials):
+        return Outcome.ABORTED
     if reward is None:
         return Outcome.LOST if not trials else Outcome.FAILED
     return Outcome.VALID

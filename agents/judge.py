@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from scipy import stats
 
-from nightlab.agents.lab import Lab
+from nightlab.agents.lab import Lab, Watch
 from nightlab.agents.plan import Plan
 from nightlab.evals.statistics import (
     FalseKeepBudget,
@@ -144,20 +144,41 @@ def _gains(objective: Objective, trials: Sequence[Trial]) -> list[float]:
     return [gain(objective, pair.challenger, pair.incumbent) for pair in pairs_of(trials)]
 
 
-def screening_trial(lab: Lab, experiment: str, index: int) -> Trial:
+def screening_seed(lab: Lab, index: int) -> int:
+    """The index-th seed of screening, the same for everybody."""
+    return lab.seeds(Purpose.SCREEN, index + 1)[index]
+
+
+def screening_trial(lab: Lab, experiment: str, index: int, watch: Watch | None = None) -> Trial:
     """The experiment's screening trial on the index-th screening seed, run if it is not there."""
-    seed = lab.seeds(Purpose.SCREEN, index + 1)[index]
     purpose = Purpose.NOISE if experiment == lab.baseline else Purpose.SCREEN
-    return lab.trial(experiment, lab.plan.screen, seed, purpose)
+    seed = screening_seed(lab, index)
+    return lab.trial(experiment, lab.plan.screen, seed, purpose, watch=watch)
 
 
-def screening(lab: Lab, experiment: str, against: str, count: int) -> Screening:
+def screening(
+    lab: Lab, experiment: str, against: str, count: int, rule: ScreenRule = SCREEN_RULE
+) -> Screening:
     """Judge the first ``count`` screening trials against the incumbent's on the same seeds."""
     gains = [
         gain(lab.objective, screening_trial(lab, experiment, i), screening_trial(lab, against, i))
         for i in range(count)
     ]
-    return screen(gains, noise_floor(lab, lab.plan.screen), SCREEN_RULE)
+    return screen(gains, noise_floor(lab, lab.plan.screen), rule)
+
+
+def screening_gain(lab: Lab, experiment: str, against: str) -> float | None:
+    """Mean screening gain over another experiment on common seeds; None without a finite one."""
+
+    def trials(of: str) -> dict[int, Trial]:
+        screened = (Purpose.SCREEN, Purpose.NOISE)
+        found = lab.ledger.trials(experiment=of, rung=lab.plan.screen.name)
+        return {t.seed: t for t in found if t.purpose in screened and t.arm is Arm.CANDIDATE}
+
+    mine, theirs = trials(experiment), trials(against)
+    gains = [gain(lab.objective, mine[s], theirs[s]) for s in mine if s in theirs]
+    finite = [one for one in gains if math.isfinite(one)]
+    return float(np.mean(finite)) if finite else None
 
 
 def reward(lab: Measured, trials: Sequence[Trial]) -> float | None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
+from typing import Protocol
 
 from nightlab.agents import trial as trials
 from nightlab.agents.board import Board
@@ -16,7 +17,15 @@ from nightlab.agents.plan import SCORING_SECONDS, Plan, seeds
 from nightlab.agents.trial import Bench
 from nightlab.errors import SandboxError
 from nightlab.memory.ledger import Ledger
-from nightlab.memory.records import Arm, Artifact, Campaign, Lease, Trial, TrialStatus
+from nightlab.memory.records import (
+    CHECKUP,
+    Arm,
+    Artifact,
+    Campaign,
+    Lease,
+    Trial,
+    TrialStatus,
+)
 from nightlab.sandbox.protocol import Cell
 from nightlab.vocabulary import Ending, Objective, Program, Purpose, Run, Rung, Split
 
@@ -27,6 +36,22 @@ OUR_AUTHORS = ("baseline", "catalogue", "tpe", "cmaes")
 """Authors that only put together code that ships with the lab."""
 KEPT = (Purpose.CONFIRM, Purpose.AUDIT, Purpose.NOISE)
 """Trials whose weights are stored: the hold-out is scored on them later."""
+
+
+class Watch(Protocol):
+    """Hears a trial's curve while it is trained."""
+
+    def restart(self) -> None:
+        """Another try of the same trial begins."""
+        ...
+
+    def hear(self, point: Mapping[str, object]) -> None:
+        """Take a self-reported point; raises AbortError to end the training."""
+        ...
+
+    def evidence(self) -> bytes | None:
+        """What to keep beside the trial, as JSON, where something was decided."""
+        ...
 
 
 @dataclass
@@ -168,10 +193,12 @@ class Lab:
         *,
         arm: Arm = Arm.CANDIDATE,
         of: str | None = None,
+        watch: Watch | None = None,
     ) -> Trial:
         """Train and score once, or return the finished trial of that key.
 
         ``of``: the experiment whose program is trained, when it is not the asking one's.
+        ``watch``: hears the curve and may end the training.
         Raises SandboxError when the environment failed repeatedly.
         """
         program = self.program_of(of or experiment)
@@ -192,7 +219,7 @@ class Lab:
                 )
                 if row.status is TrialStatus.FINISHED:
                     return row
-                done = self._train(row, program, rung, started)
+                done = self._train(row, program, rung, started, watch)
                 if done.status is TrialStatus.FINISHED:
                     return done
                 self.log(
@@ -200,11 +227,18 @@ class Lab:
                 )
         raise SandboxError(f"trial {row.id} was lost {TRIES} times; see `nightlab doctor`")
 
-    def _train(self, row: Trial, program: Program, rung: Rung, started: float) -> Trial:
+    def _train(
+        self, row: Trial, program: Program, rung: Rung, started: float, watch: Watch | None
+    ) -> Trial:
+        if watch is not None:
+            watch.restart()
+
         def hear(point: Mapping[str, object]) -> None:
             progress = point.get("progress")
             if isinstance(progress, float):
                 self.board.progress(row.experiment, progress)
+            if watch is not None:
+                watch.hear(point)
 
         try:
             cell = self.cells.pop(row.experiment, None) if row.arm is Arm.CANDIDATE else None
@@ -221,15 +255,24 @@ class Lab:
         except SandboxError as fault:
             run = Run(ending=Ending.LOST, tier=self.bench.sandbox.tier, reason=str(fault)[:500])
             measurement = None
-        artifacts = self._store(run, row.purpose)
+        artifacts = self._store(run, row.purpose, watch)
         total = time.monotonic() - started
         trials.discard(run)
-        return self.ledger.finish_trial(
+        done = self.ledger.finish_trial(
             row, run, measurement, total_seconds=total, artifacts=artifacts
         )
+        if CHECKUP in artifacts and run.ending is Ending.FINISHED:
+            self.log("audit", f"{row.id} looked hopeless and was finished to audit the abort rule",
+                     row.experiment)  # fmt: skip
+        elif run.ending is Ending.ABORTED:
+            self.log("abort", f"{row.id}: {run.reason}", row.experiment)
+        return done
 
-    def _store(self, run: Run, purpose: Purpose) -> dict[str, Artifact]:
+    def _store(self, run: Run, purpose: Purpose, watch: Watch | None) -> dict[str, Artifact]:
+        evidence = watch.evidence() if watch else None
+        kept = {CHECKUP: self.ledger.artifacts.put_bytes(evidence)} if evidence else {}
         if run.outputs is None:
-            return {}
+            return kept
         names = ["curve.jsonl", *(["weights.safetensors"] if purpose in KEPT else [])]
-        return {name: self.ledger.artifacts.put_file(run.outputs / name) for name in names}
+        files = {name: self.ledger.artifacts.put_file(run.outputs / name) for name in names}
+        return {**kept, **files}

@@ -13,15 +13,18 @@ from langgraph.errors import GraphDrained
 from nightlab.agents import approval, catalogue, judge, lessons, propose, reflect, vet
 from nightlab.agents.author.write import Authors
 from nightlab.agents.decide import Decider
+from nightlab.agents.early import Listener
 from nightlab.agents.judge import Confirmation
 from nightlab.agents.lab import Lab
 from nightlab.agents.policy.interface import Decision
 from nightlab.agents.propose import Proposal, Refusal
 from nightlab.agents.question import UNANSWERED
 from nightlab.agents.round import Round
+from nightlab.agents.rungs import Rungs
+from nightlab.evals.abort import AbortRule
 from nightlab.evals.statistics import Judgement, Screening
 from nightlab.memory.records import Arm, Estimate, Experiment, Trial
-from nightlab.vocabulary import Program, Verdict
+from nightlab.vocabulary import Ending, Program, Verdict
 
 
 @dataclass
@@ -34,6 +37,13 @@ class Nodes:
     writers: Authors | None = None
     """Authors that are language models."""
     stopping: threading.Event = field(default_factory=threading.Event)
+    abort_rule: AbortRule = field(default_factory=AbortRule)
+    listener: Listener = field(init=False)
+    rungs: Rungs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.listener = Listener(self.lab, self.abort_rule)
+        self.rungs = Rungs(self.lab)
 
     def decide(self, state: Round) -> Round:
         """The policy picks a parent, an author, a part and how bold to be."""
@@ -152,7 +162,12 @@ class Nodes:
         """One more screening trial on the low rung."""
         experiment, index = state["experiment"], state["screens"]
         self.lab.board.show(experiment, f"screening on {self.lab.plan.screen.name}")
-        trial = judge.screening_trial(self.lab, experiment, index)
+        watch = None
+        if index == 0:
+            watch = self.listener.watch(experiment, judge.screening_seed(self.lab, index))
+        trial = judge.screening_trial(self.lab, experiment, index, watch)
+        if trial.run is not None and trial.run.ending is Ending.ABORTED:
+            return {"verdict": Verdict.DISCARDED, "reason": f"aborted: {trial.run.reason}"}
         if failed := judge.failure(trial):
             verdict = Verdict.REJECTED if failed.rejected else Verdict.FAILED
             return {"verdict": verdict, "reason": failed.reason}
@@ -164,7 +179,7 @@ class Nodes:
             return self._judge_confirmation(state)
         experiment, count = state["experiment"], state["screens"]
         against = self.lab.incumbent()
-        outcome = judge.screening(self.lab, experiment, against, count)
+        outcome = judge.screening(self.lab, experiment, against, count, self.rungs.rule())
         if outcome is Screening.REPEAT:
             return {}
         trials = self.lab.ledger.trials(experiment=experiment)
@@ -180,7 +195,8 @@ class Nodes:
         self.lab.board.show(experiment, "waiting to challenge the incumbent")
         self.lab.challenge(experiment)
         against = self.lab.incumbent()
-        again = judge.screening(self.lab, experiment, against, state["screens"])
+        rule = self.rungs.rule()
+        again = judge.screening(self.lab, experiment, against, state["screens"], rule)
         if again is Screening.DISCARD:
             reason = f"better than the incumbent of its time, no better than {against}"
             return {"verdict": Verdict.SCREENED, "reason": reason}
@@ -251,6 +267,7 @@ class Nodes:
             self.lab.lease, experiment, verdict, state["reason"], numbers, incumbent=confirmed
         )
         self.lab.end_challenge(experiment)
+        self.rungs.learn(experiment)
         self.decider.settle(experiment)
         if self.writers is not None:
             self.writers.done(experiment)

@@ -50,10 +50,14 @@ class Curve:
 
     @property
     def diverged(self) -> bool:
-        """Not finite, or worse than where it began after a fifth of the budget."""
+        """Not finite, or 5 % worse than where it began after a fifth of the budget.
+
+        Less than that may be the batches: a low learning rate has hardly moved by then.
+        """
         if not all(math.isfinite(loss) for loss in self.losses):
             return True
-        return self.fractions[-1] >= 0.2 and self.losses[-1] > self.losses[0]
+        first, last = self.losses[0], self.losses[-1]
+        return self.fractions[-1] >= 0.2 and last - first > 0.05 * abs(first)
 
 
 def lead(challenger: Curve, incumbent: Curve, fraction: float) -> float:
@@ -126,8 +130,8 @@ class Forecast:
 
     def sigmas(self, at: float) -> float:
         """Forecast gain at a lead over its prediction error, textbook formula for a line."""
-        far = (at - self.centre) ** 2 / self.leverage if self.leverage > 0 else 0.0
-        return self.gain(at) / (self.scale * math.sqrt(1 + 1 / self.trials + far))
+        far = (at - self.centre) / math.sqrt(self.leverage) if self.leverage > 0 else 0.0
+        return self.gain(at) / (self.scale * math.hypot(1, 1 / math.sqrt(self.trials), far))
 
     def chance(self, at: float, stretch: float = 1.0) -> float:
         """Chance that the final gain is above 0, its error multiplied by ``stretch``."""
@@ -175,19 +179,10 @@ class AbortRule:
         one.
         """
         fraction = challenger.fractions[-1]
-        if challenger.diverged:
-            return Checkup(
-                fate=Fate.ABORT, fraction=fraction, lead=-math.inf, chance=0.0, coin=coin,
-                reason="diverged",
-            )  # fmt: skip
-        ahead = lead(challenger, incumbent, fraction)
-        useful = [trial for trial in finished if math.isfinite(trial.gain)]
-        chance, reason = 1.0, f"only {len(useful)} finished trials to compare with"
-        if len(useful) >= self.min_finished:
-            leads = [lead(trial.challenger, trial.incumbent, fraction) for trial in useful]
-            forecast = Forecast.fit(leads, [trial.gain for trial in useful])
-            chance = forecast.chance(ahead, self.stretch if touches_schedule else 1.0)
-            reason = f"chance of an improvement {chance:.3f} at {fraction:.0%} of the budget"
+        ahead, chance, reason = -math.inf, 0.0, f"diverged by {fraction:.0%} of the budget"
+        if not challenger.diverged:
+            ahead = lead(challenger, incumbent, fraction)
+            chance, reason = self._chance(ahead, fraction, finished, touches_schedule)
         fate = Fate.RUN
         if chance < self.least_chance:
             fate = Fate.AUDIT if coin < self.audit_share else Fate.ABORT
@@ -195,34 +190,14 @@ class AbortRule:
             fate=fate, fraction=fraction, lead=ahead, chance=chance, coin=coin, reason=reason
         )
 
-
-@dataclass(frozen=True, kw_only=True)
-class FalseAborts:
-    """Audited would-be aborts that turned out to be wrong."""
-
-    audited: int
-    wrong: int
-    rate: float
-    """``wrong / audited``; NaN while nothing was audited."""
-    low: float
-    high: float
-    """Exact 95 % interval (Clopper and Pearson, Biometrika 26 (1934))."""
-
-    @classmethod
-    def measure(cls, finals: Sequence[float], bar: float = 0.0) -> "FalseAborts":
-        """From the trusted final gains of audited trials; above ``bar`` the abort was wrong.
-
-        A failed trial is ``-inf``. Use the screening margin as ``bar`` to count what would have
-        been promoted, 0 to count what would have looked better at all.
-        """
-        audited, wrong = len(finals), sum(gain > bar for gain in finals)
-        if audited == 0:
-            return cls(audited=0, wrong=0, rate=math.nan, low=0.0, high=1.0)
-        interval = stats.binomtest(wrong, audited).proportion_ci(0.95, "exact")
-        return cls(
-            audited=audited,
-            wrong=wrong,
-            rate=wrong / audited,
-            low=float(interval.low),
-            high=float(interval.high),
-        )
+    def _chance(
+        self, ahead: float, fraction: float, finished: Sequence[Finished], touches_schedule: bool
+    ) -> tuple[float, str]:
+        """Forecast chance of an improvement, and what to say of it."""
+        useful = [trial for trial in finished if math.isfinite(trial.gain)]
+        if len(useful) < self.min_finished:
+            return 1.0, f"only {len(useful)} finished trials to compare with"
+        leads = [lead(trial.challenger, trial.incumbent, fraction) for trial in useful]
+        forecast = Forecast.fit(leads, [trial.gain for trial in useful])
+        chance = forecast.chance(ahead, self.stretch if touches_schedule else 1.0)
+        return chance, f"chance of an improvement {chance:.3f} at {fraction:.0%} of the budget"

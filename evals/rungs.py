@@ -9,12 +9,13 @@ crowns.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize, stats
 
 from nightlab.errors import UsageError
+from nightlab.evals.statistics import ScreenRule
 
 UNMEASURED_CORRELATION = 0.4
 """Assumed while too few programs ran on both rungs: below what NAS-Bench-201 shows inside its best
@@ -65,6 +66,25 @@ class RungLink:
         if self.programs < MIN_PROGRAMS or math.isnan(self.correlation):
             return UNMEASURED_CORRELATION
         return max(0.0, (self.correlation + self.low) / 2)
+
+
+LEAST_FACTOR = 0.5
+"""Margins are never cut below half: in simulation, half of them doubles the confirmations of a
+long campaign and costs no power; less than that costs both (docs/statistics.md)."""
+
+
+def margins(link: RungLink | None, rule: ScreenRule) -> ScreenRule:
+    """The screening rule for a rung that ranks for the next one as ``link`` says.
+
+    Of a gain of one standard deviation on the next rung, a low rung shows on average only the
+    correlation between the two (regression to the mean), so the margins shrink by it: wide while
+    it is unmeasured, back to the full ones as it nears 1. None: the two are one rung.
+    """
+    if link is None:
+        return rule
+    pearson = 2 * math.sin(math.pi * link.trusted / 6)
+    factor = max(LEAST_FACTOR, pearson)
+    return replace(rule, margins=tuple(factor * margin for margin in rule.margins))
 
 
 def promoted_share(correlation: float, eta: float = 3.0, miss: float = 0.1) -> float:

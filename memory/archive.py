@@ -42,7 +42,8 @@ class Archive(Chapter):
         reason, without regard to case.
         """
         wanted = _matching(_entries(campaign), verdicts, text)
-        column = col(getattr(ExperimentRow, order.value))
+        name = "gain_low" if order is Order.GAIN else order.value
+        column = col(getattr(ExperimentRow, name))
         by = column.desc().nulls_last() if descending else column.asc().nulls_last()
         some = wanted.order_by(by, col(ExperimentRow.number).desc()).limit(limit).offset(offset)
         with self.database.reading("reading a page of experiments") as session:

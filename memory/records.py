@@ -24,6 +24,11 @@ JSON = Mapping[str, "JSON"] | Sequence["JSON"] | str | int | float | bool | None
 """What a JSON column holds. Numbers that are not finite are stored as null."""
 
 
+CHECKUP = "checkup.json"
+"""The file beside a trial whose curve was judged hopeless: what the rule saw. Such a trial ended
+``aborted``, or was finished all the same so that the rule can be audited."""
+
+
 class CampaignStatus(StrEnum):
     """Where a campaign stands."""
 
@@ -388,6 +393,7 @@ class Order(StrEnum):
 
     NUMBER = "number"
     GAIN = "gain"
+    """By the lower end of the gain's interval: one lucky pair ranks below three good ones."""
     VERDICT = "verdict"
     AUTHOR = "author"
     OPERATOR = "operator"

@@ -15,7 +15,15 @@ from sqlmodel import Session, col, select
 from nightlab.errors import LedgerError, UsageError
 from nightlab.memory import values
 from nightlab.memory.campaigns import Chapter
-from nightlab.memory.records import Arm, Artifact, Lease, Spectrum, Trial, TrialStatus
+from nightlab.memory.records import (
+    CHECKUP,
+    Arm,
+    Artifact,
+    Lease,
+    Spectrum,
+    Trial,
+    TrialStatus,
+)
 from nightlab.memory.tables import MeasurementRow, RunRow, SpectrumRow, TrialRow
 from nightlab.vocabulary import Ending, Measurement, Purpose, Run, Split
 
@@ -150,14 +158,42 @@ class Trials(Chapter):
                 raise UsageError(f"there is no trial {trial!r} in the ledger")
             return _whole(session, [row])[0]
 
-    def trials(self, *, campaign: str | None = None, experiment: str | None = None) -> list[Trial]:
-        """Trials of a campaign or an experiment, in the order they were begun."""
+    def trials(
+        self,
+        *,
+        campaign: str | None = None,
+        experiment: str | None = None,
+        rung: str | None = None,
+        seed: int | None = None,
+    ) -> list[Trial]:
+        """Trials of a campaign or an experiment, all or some, in the order they were begun."""
         wanted = select(TrialRow).order_by(col(TrialRow.started), col(TrialRow.id))
         if campaign is not None:
             wanted = wanted.where(TrialRow.campaign_id == campaign)
         if experiment is not None:
             wanted = wanted.where(TrialRow.experiment_id == experiment)
+        if rung is not None:
+            wanted = wanted.where(TrialRow.rung == rung)
+        if seed is not None:
+            wanted = wanted.where(TrialRow.seed == seed)
         with self.database.reading("reading trials") as session:
+            return _whole(session, session.exec(wanted).all())
+
+    def judged_hopeless(self, campaign: str) -> list[Trial]:
+        """Trials that were ended early on their curve, and those finished as an audit of that."""
+        files = sa.cast(col(RunRow.artifacts), sa.String)
+        wanted = (
+            select(TrialRow)
+            .join(RunRow, col(RunRow.trial_id) == col(TrialRow.id))
+            .where(
+                TrialRow.campaign_id == campaign,
+                TrialRow.status == TrialStatus.FINISHED.value,
+                RunRow.attempt == TrialRow.attempt,
+                files.contains(f'"{CHECKUP}"'),
+            )
+            .order_by(col(TrialRow.id))
+        )
+        with self.database.reading("reading early aborts") as session:
             return _whole(session, session.exec(wanted).all())
 
     def abandoned_trials(self, lease: Lease) -> list[Trial]:

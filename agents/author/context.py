@@ -45,7 +45,7 @@ class Situation:
             for e in self.lab.ledger.experiments(self.lab.campaign.id)
             if e.verdict in good and e.number > 0 and e.id not in line
         ]
-        return max(others, key=lambda e: (e.verdict is Verdict.CONFIRMED, e.number), default=None)
+        return max(others, key=_rank, default=None)
 
     def prompt(self, answer: str) -> str:
         """The user's message: data first, the task last."""
@@ -158,6 +158,13 @@ class Situation:
             f"Task: edit the program {', '.join(self.lab.program_of(self.parent.id).files)} above. "
             f"{BOLD.get(self.decision.boldness, BOLD['1'])} Look at the {part} first.{both}"
         )
+
+
+def _rank(experiment: Experiment) -> tuple[bool, float, int]:
+    """Confirmed before screened, then by the lower bound of the gain, then the newest."""
+    low = experiment.estimate.gain_low
+    confirmed = experiment.verdict is Verdict.CONFIRMED
+    return confirmed, -math.inf if low is None else low, experiment.number
 
 
 def _why(experiment: Experiment) -> str:

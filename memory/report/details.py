@@ -1,5 +1,6 @@
 """What a report adds to the summary: what was confirmed, what was tried, what failed, and why."""
 
+import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -50,7 +51,7 @@ class Tried:
     """Passed the low rung: screened or confirmed."""
     confirmed: int
     best: Experiment | None
-    """The one with the largest gain over the incumbent of its time."""
+    """The one whose gain over the incumbent of its time has the largest lower bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,15 +174,20 @@ def _tried(candidates: list[Experiment], name: Callable[[Experiment], str]) -> l
 
 def _group(name: str, some: list[Experiment]) -> Tried:
     counts = Counter(experiment.verdict for experiment in some)
-    gained = [e for e in some if e.estimate.gain is not None]
+    gained = [e for e in some if e.estimate.gain_low is not None]
     return Tried(
         name=name,
         experiments=len(some),
         unfit=counts[Verdict.INVALID] + counts[Verdict.FAILED] + counts[Verdict.REJECTED],
         screened=counts[Verdict.SCREENED] + counts[Verdict.CONFIRMED],
         confirmed=counts[Verdict.CONFIRMED],
-        best=max(gained, key=lambda e: e.estimate.gain or 0.0, default=None),
+        best=max(gained, key=_lower_bound, default=None),
     )
+
+
+def _lower_bound(experiment: Experiment) -> float:
+    low = experiment.estimate.gain_low
+    return -math.inf if low is None else low
 
 
 def _tree(experiments: list[Experiment], summary: Summary) -> list[Branch]:

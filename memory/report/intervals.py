@@ -1,11 +1,12 @@
-"""Intervals for means, spreads and differences of repeated trials (normal noise assumed)."""
+"""Intervals for means, spreads and differences of repeated trials (normal noise assumed), and
+for shares."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from scipy.special import chdtri, stdtrit
+from scipy.special import betaincinv, chdtri, stdtrit
 
 CONFIDENCE = 0.95
 
@@ -67,6 +68,18 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Interval | Non
     df = (a + b) ** 2 / (a**2 / (len(ours) - 1) + b**2 / (len(theirs) - 1))
     half = _student(df) * math.sqrt(a + b)
     return Interval(value=middle, low=middle - half, high=middle + half)
+
+
+def share(hits: int, trials: Sequence[str]) -> Interval | None:
+    """Share of trials with its exact interval (Clopper and Pearson, Biometrika 26, 1934); None
+    without trials."""
+    n = len(trials)
+    if n == 0:
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
+    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
+    return Interval(value=hits / n, low=low, high=high, trials=tuple(trials))
 
 
 def _student(df: float) -> float:

@@ -48,7 +48,7 @@ CLOSING = Mark("closing comparison", "o", 40, BLUE, False, 6)
 SCREENED = Mark("screened only", "D", 28, SKY, True, 5)
 DISCARDED = Mark("discarded", "o", 16, GREY, True, 2)
 REFUSED = Mark("rejected by a probe", "v", 30, ORANGE, True, 4)
-FAILED = Mark("failed, no score", "x", 30, RED, True, 4)
+FAILED = Mark("failed or aborted, no score", "x", 30, RED, True, 4)
 OPEN = Mark("under way", "o", 20, GREY, False, 2)
 OF_VERDICT = {
     Verdict.CONFIRMED: CONFIRMED,

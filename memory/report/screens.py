@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nightlab.memory.records import ArchiveEntry, Call, Decision, Event, Experiment, Page, Trial
-from nightlab.memory.report import words
+from nightlab.memory.report import aborts, words
 from nightlab.memory.report.summary import Summary
 from nightlab.vocabulary import Verdict
 
@@ -220,6 +220,8 @@ def _summary(summary: Summary) -> Iterable[tuple[str, RenderableType]]:
     if words.reached(summary):
         yield "target", words.reached(summary)
     yield "tried", words.counted(summary.counts, summary.under_way)
+    if early := aborts.described(summary.aborts):
+        yield "aborted", early
     used = f"{summary.spent.trials} trials, {words.duration(summary.spent.wall_seconds)}"
     yield "used", f"{used} of {words.budget(objective.budget)}"
     yield "overhead", f"{words.duration(summary.overhead_seconds)} a trial (median)"

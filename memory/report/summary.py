@@ -7,7 +7,8 @@ from statistics import median
 
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import JSON, Campaign, Repeat, Spent
-from nightlab.memory.report import intervals
+from nightlab.memory.report import aborts, intervals
+from nightlab.memory.report.aborts import Aborts
 from nightlab.memory.report.intervals import Interval
 from nightlab.memory.report.standing import Best, stand
 from nightlab.vocabulary import Verdict
@@ -33,6 +34,7 @@ class Summary:
     overhead_seconds: float | None
     """Median over trials of what is not training or scoring."""
     holdout_looks: int
+    aborts: Aborts
     report: Path | None
 
 
@@ -54,6 +56,7 @@ def summarise(ledger: Ledger, campaign: str, reports: Path | None = None) -> Sum
         best=stand(ledger, found, rung),
         overhead_seconds=median(overheads) if overheads else None,
         holdout_looks=ledger.holdout_looks(campaign),
+        aborts=aborts.aborts(ledger, found),
         report=page if page and page.exists() else None,
     )
 
@@ -91,6 +94,7 @@ def document(summary: Summary) -> dict[str, JSON]:
         "under_way": summary.under_way,
         "trials": spent.trials,
         "holdout_looks": summary.holdout_looks,
+        "aborts": aborts.document(summary.aborts),
         "wall_seconds": spent.wall_seconds,
         "spent": vars(spent),
         "overhead_seconds_median": summary.overhead_seconds,

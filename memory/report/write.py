@@ -12,7 +12,7 @@ from nightlab.errors import LedgerError, boundary
 from nightlab.memory.database import plain
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import JSON
-from nightlab.memory.report import words
+from nightlab.memory.report import aborts, words
 from nightlab.memory.report.details import Branch, Details, Tried, detail
 from nightlab.memory.report.plot import draw
 from nightlab.memory.report.summary import document as summary_document
@@ -124,6 +124,7 @@ def _tried(tried: Tried) -> dict[str, JSON]:
         "unfit": tried.unfit,
         "best": tried.best.id if tried.best else None,
         "best_gain": tried.best.estimate.gain if tried.best else None,
+        "best_gain_low": tried.best.estimate.gain_low if tried.best else None,
     }
 
 
@@ -145,6 +146,7 @@ def _context(details: Details, plot: str) -> Mapping[str, object]:
         "budget": words.budget(objective.budget),
         "usage": words.usage(summary, objective.budget),
         "counted": words.counted(summary.counts, summary.under_way) + ".",
+        "aborted": aborts.described(summary.aborts),
         "tried_count": sum(summary.counts.values()),
         "fence": "`" * max(3, longest + 1),
         "branch_text": branch_text,

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightlab.errors import UsageError
-from nightlab.evals.rungs import RungLink, promotable, promoted_share
+from nightlab.evals.rungs import MIN_PROGRAMS, RungLink, margins, promotable, promoted_share
+from nightlab.evals.statistics import ScreenRule
 
 names = st.text("abcdef", min_size=1, max_size=4)
 
@@ -95,3 +96,26 @@ def test_promotion_does_not_wait_for_the_rung_to_fill() -> None:
 
 def test_a_failed_trial_is_never_promoted() -> None:
     assert promotable({"a": -math.inf, "b": 0.1}, (), 1.0) == ("b",)
+
+
+def linked(correlation: float, programs: int = 30) -> RungLink:
+    return RungLink(correlation=correlation, low=correlation, high=correlation, programs=programs)
+
+
+def test_one_rung_screens_with_the_full_margins() -> None:
+    assert margins(None, ScreenRule()) == ScreenRule()
+
+
+def test_margins_are_wide_until_enough_programs_ran_on_both_rungs() -> None:
+    few = margins(linked(0.99, MIN_PROGRAMS - 1), ScreenRule())
+    many = margins(linked(0.99, MIN_PROGRAMS), ScreenRule())
+    assert few.margins == (0.25, 0.5)
+    assert many.margins == pytest.approx((0.5, 1.0), rel=0.02)
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1))
+def test_rungs_that_rank_alike_have_the_narrower_margins(a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    wide, narrow = (margins(linked(r), ScreenRule()).margins for r in (low, high))
+    assert all(w <= n for w, n in zip(wide, narrow, strict=True))
+    assert 0.25 <= wide[0] <= 0.5

@@ -62,7 +62,7 @@ def test_a_tampered_trial_scores_nothing(played: Ledger) -> None:
 
 def test_pages_are_the_sorted_and_filtered_experiments_in_slices(played: Ledger) -> None:
     kept = [e for e in played.experiments("c1") if e.verdict is Verdict.CONFIRMED]
-    ranked = sorted(kept, key=lambda e: (e.estimate.gain is None, -(e.estimate.gain or 0)))
+    ranked = sorted(kept, key=lambda e: (e.estimate.gain_low is None, -(e.estimate.gain_low or 0)))
     pages = [
         played.page("c1", verdicts=[Verdict.CONFIRMED], order=Order.GAIN, limit=2, offset=offset)
         for offset in range(0, len(kept) + 2, 2)
