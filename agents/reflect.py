@@ -1,11 +1,11 @@
 """Reflect: a short lesson after an experiment, if there is one, in words backed by its rows."""
 
-import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nightlab.agents.author.answer import json_object
 from nightlab.agents.author.prompting import Quoting, printable
 from nightlab.agents.question import (
     LanguageModel,
@@ -88,11 +88,10 @@ def written(
     try:
         question = Question(messages=messages, schema=SCHEMA, most_tokens=1024)
         reply = model.ask(question, record)
-        match = re.search(r"\{.*\}", reply.text, re.DOTALL)
-        answer = json.loads(match.group(0)) if match else {}
-    except (UnansweredError, ValueError, RecursionError) as error:
+    except UnansweredError as error:
         return str(error)[:200]
-    text = answer.get("lesson") if isinstance(answer, dict) else None
+    answer = json_object(reply.text) or {}
+    text = answer.get("lesson")
     if not isinstance(text, str) or not text.strip():
         return "it wrote no lesson"
     text = printable(" ".join(text.split()))[:LONGEST]

@@ -19,7 +19,18 @@ import typer
 from nightlab import explaining
 from nightlab.errors import NightlabError, UsageError
 from nightlab.reading import print_screen, reading
-from nightlab.running import Data, Goal, Proposer, Seed, TaskName, Tier, Unsafe, Workers
+from nightlab.running import (
+    Approve,
+    Data,
+    Goal,
+    Proposer,
+    Seed,
+    TaskName,
+    Tier,
+    Unsafe,
+    Workers,
+    Yes,
+)
 
 app = typer.Typer()
 RESUMES_AN_HOUR = 6
@@ -39,6 +50,8 @@ def overnight(
     max_gpu_hours: Annotated[float | None, typer.Option(min=0.0)] = None,
     max_usd: Annotated[float | None, typer.Option(min=0.0)] = None,
     unsafe: Unsafe = False,
+    approve: Approve = False,
+    yes: Yes = False,
 ) -> None:
     """Run headless until a time of day; survives kill -9; writes a morning report."""
     from nightlab.running import begun
@@ -56,6 +69,8 @@ def overnight(
         unsafe=unsafe,
         usd=max_usd,
         gpu_seconds=None if max_gpu_hours is None else 3600 * max_gpu_hours,
+        approve=approve,
+        yes=yes,
     )
     with reading() as (_, settings):
         folder = settings.reports / campaign

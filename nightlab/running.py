@@ -40,6 +40,9 @@ Unsafe = Annotated[
 ]
 Learned = Annotated[Beginning, typer.Option("--policy", help="What the policy knows at its start.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Begin with a reading that a model made alone.")]
+Approve = Annotated[
+    bool, typer.Option("--approve", help="Hold model-written code until `nightlab approve`.")
+]
 Headless = Annotated[bool, typer.Option("--headless", help="Plain progress lines, no live view.")]
 
 
@@ -56,9 +59,7 @@ def run(
     seed: Seed = None,
     unsafe: Unsafe = False,
     policy: Learned = Beginning.BANDIT,
-    approve: Annotated[
-        bool, typer.Option("--approve", help="Hold model-written code until `nightlab approve`.")
-    ] = False,
+    approve: Approve = False,
     yes: Yes = False,
     headless: Headless = False,
     as_json: AsJson = False,
@@ -68,7 +69,7 @@ def run(
 
     who = _proposers(proposer)
     asked = _read(goal, task, trials, minutes, who)
-    _say(asked)
+    _say(asked, task, workers, who)
     asking.confirm(asked, yes=yes)
     read = asked.reading
     order = Order(
@@ -104,6 +105,7 @@ def begun(
     unsafe: bool,
     usd: float | None,
     gpu_seconds: float | None,
+    approve: bool = False,
     yes: bool = False,
 ) -> str:
     """Store a new campaign that nobody supervises yet, and return its id."""
@@ -114,7 +116,7 @@ def begun(
     seconds = (until - datetime.now().astimezone()).total_seconds()
     who = _proposers(proposer)
     asked = _read(goal, task, None, seconds / 60, who)
-    _say(asked)
+    _say(asked, task, workers, who)
     asking.confirm(asked, yes=yes)
     read = asked.reading
     budget = replace(read.objective.budget, usd=usd, gpu_seconds=gpu_seconds)
@@ -126,6 +128,7 @@ def begun(
         workers=workers,
         proposer=who.kind,
         endpoints=who.endpoints,
+        approval=approve,
         research_plan="; ".join(asked.plan),
         calls=asked.calls,
         seed=seed,
@@ -154,7 +157,9 @@ def resume(campaign: CampaignId, headless: Headless = False, as_json: AsJson = F
 @app.command()
 def goal(
     goal: Goal,
-    task: TaskName = "byte_lm",
+    task: Annotated[
+        str | None, typer.Option("--task", help="byte_lm, or a task that measures it.")
+    ] = None,
     workers: Workers = 2,
     proposer: Proposer = "auto",
     as_json: AsJson = False,
@@ -165,10 +170,12 @@ def goal(
     from nightlab.agents.goal import describe, document
     from nightlab.evals.task import load
     from nightlab.memory.report.documents import jsonable
+    from nightlab.settings import Settings
 
-    asked = _read(goal, task, None, None, _proposers(proposer))
+    name, who = asking.task_for(goal, task), _proposers(proposer)
+    asked = _read(goal, name, None, None, who)
     read = asked.reading
-    made = plan.make(load(task), read.objective.budget, workers)
+    made = plan.make(load(name), read.objective.budget, workers)
     if as_json:
         said = {"read_by": asked.by, "research_plan": asked.plan, "notes": asked.notes}
         print_json(jsonable({**document(read), **said, "plan": plan.document(made)}))
@@ -176,6 +183,8 @@ def goal(
         print(describe(read))
         print(asked_goal.describe(asked))
         print(plan.describe(made))
+        if who.endpoints:
+            print(asking.cost(who, Settings.load().folder))
 
 
 @app.command()
@@ -266,11 +275,18 @@ def _lab(tier: str) -> Iterator[tuple["Ledger", "Settings", "Sandbox"]]:
             choice.sandbox.close()
 
 
-def _say(asked: "Asked") -> None:
+def _say(asked: "Asked", task: str, workers: int, who: asking.Proposers) -> None:
+    """How the goal is understood and what it will cost, on stderr, before anything is asked."""
+    from nightlab.agents import plan
     from nightlab.agents.goal import asked as asked_goal
     from nightlab.agents.goal import describe
+    from nightlab.evals.task import load
+    from nightlab.settings import Settings
 
-    print(describe(asked.reading), asked_goal.describe(asked), sep="\n", file=sys.stderr)
+    made = plan.make(load(task), asked.reading.objective.budget, workers)
+    lines = [describe(asked.reading), asked_goal.describe(asked), plan.describe(made)]
+    models = asking.cost(who, Settings.load().folder)
+    print(*lines, *([models] if models else []), sep="\n", file=sys.stderr)
 
 
 def _supervise(

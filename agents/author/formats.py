@@ -4,13 +4,13 @@ Code is never asked for inside JSON: models write it worse there. A model that c
 still contributes by choosing among the catalogue's operators.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from nightlab.agents import catalogue
+from nightlab.agents.author.answer import json_object
 from nightlab.agents.author.blocks import replaced
 from nightlab.agents.author.mistake import MisreadError, Mistake
 from nightlab.agents.author.patch import patched
@@ -153,11 +153,7 @@ def _named(text: str, offered: Sequence[Operator]) -> list[Operator]:
 
 def _said(text: str) -> str:
     """The hypothesis field of a JSON reply; empty where it cannot be read."""
-    match = re.search(r"\{.*\}", text, re.DOTALL)
-    try:
-        said = json.loads(match.group(0))["hypothesis"] if match else ""
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
+    said = (json_object(text) or {}).get("hypothesis")
     return " ".join(said.split())[:400] if isinstance(said, str) else ""
 
 

@@ -35,6 +35,10 @@ REPAIRS = 2
 """Times a proposal goes back to its author."""
 FORMAT = "format"
 """Head under which the choice of format is stored."""
+MOST_TOKENS = 8192
+"""Of a reply that writes code."""
+CHOICE_TOKENS = 512
+"""Of a reply that chooses operators."""
 WHOLE_LINES = 400
 PATIENCE = 3
 """Experiments in a row without an answer after which an author is no longer asked."""
@@ -127,7 +131,7 @@ class Authors:
         question = Question(
             messages=tuple(talk.messages),
             schema=formats.schema(talk.offered) if talk.form is Format.CHOICE else None,
-            most_tokens=1024 if talk.form is Format.CHOICE else 8192,
+            most_tokens=CHOICE_TOKENS if talk.form is Format.CHOICE else MOST_TOKENS,
         )
         campaign, ledger = self.lab.campaign.id, self.lab.ledger
         reply = self.models[author].ask(

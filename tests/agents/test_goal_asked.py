@@ -1,8 +1,10 @@
 """Goals read by a model over real HTTP: the grammar checks, and stands where it can read."""
 
 import json
+import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +14,7 @@ from nightlab.agents.model import Model
 from nightlab.agents.question import Endpoint
 from nightlab.agents.spending import Spending
 from nightlab.errors import UsageError
-from nightlab.vocabulary import Direction
+from nightlab.vocabulary import Direction, Objective
 
 if TYPE_CHECKING:
     from tests.agents.openai_server import Say, Server
@@ -32,11 +34,27 @@ PLAN = {
 }
 
 
-def understood(sentence: str, answer: Mapping[str, Any] | str, status: int = 200) -> Asked:
+BYTES = {"val_bpb": Direction.LOWER, "params": Direction.LOWER, "peak_memory_mb": Direction.LOWER}
+RECALL = {
+    **BYTES,
+    "accuracy": Direction.HIGHER,
+    "kv_bytes_per_token": Direction.LOWER,
+    "decode_ms@4096": Direction.LOWER,
+    "train_tokens_per_s": Direction.HIGHER,
+}
+PARTS = ("position", "norm", "attention", "optimizer", "batch", "width", "depth", "heads")
+
+
+def understood(
+    sentence: str,
+    answer: Mapping[str, Any] | str,
+    status: int = 200,
+    metrics: Mapping[str, Direction] = METRICS,
+) -> Asked:
     text = answer if isinstance(answer, str) else json.dumps({**PLAN, **answer})
     with Server(lambda asked: Say(text=text, status=status if asked else 200)) as server:
         model = Model(Endpoint(name="reader", base_url=server.url), None, Spending(), first_wait=0)
-        return ask(model, sentence, METRICS, "val_bpb", ("position", "norm"), NOW)
+        return ask(model, sentence, metrics, "val_bpb", PARTS, NOW)
 
 
 def test_what_the_grammar_reads_stands_and_the_model_adds_the_plan() -> None:
@@ -46,8 +64,9 @@ def test_what_the_grammar_reads_stands_and_the_model_adds_the_plan() -> None:
     assert asked.reading.objective.metric == "val_bpb"
     assert asked.reading.objective.target_percent == 5
     assert "expects: rotary positions generalise" in asked.plan
-    assert any("'params'" in note for note in asked.notes)
-    assert "plan" in describe(asked)
+    assert any("number 50" in note for note in asked.notes)
+    assert "research    asks: which part limits bpb?" in describe(asked)
+    assert "tokens, price unknown" in describe(asked)
     assert len(asked.calls) == 1
 
 
@@ -96,3 +115,37 @@ def test_a_model_that_fails_leaves_the_grammars_reading_and_says_so() -> None:
     assert asked.by == "the grammar"
     assert asked.plan == ()
     assert any("access denied" in note for note in asked.notes)
+
+
+REPLIES = tomllib.loads((Path(__file__).parent / "goal_replies.toml").read_text())["reply"]
+
+
+def short(objective: Objective) -> str:
+    """An objective in a line, such as ``val_bpb lower by 5; params <= 1 x baseline; 600 s``."""
+    by = "" if objective.target_percent is None else f" by {objective.target_percent:g}"
+    to = "" if objective.target_value is None else f" to {objective.target_value:g}"
+    time = [] if objective.budget.seconds is None else [f"{objective.budget.seconds:g} s"]
+    rest = [*map(str, objective.constraints), *time]
+    return "; ".join([f"{objective.metric} {objective.direction}{by}{to}", *rest])
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: reply["goal"][:40])
+def test_of_thirty_scripted_replies_each_is_read_as_it_should_be(reply: Mapping[str, Any]) -> None:
+    metrics = BYTES if reply["task"] == "bytes" else RECALL
+    if "refused" in reply:
+        with pytest.raises(UsageError, match=reply["refused"]):
+            understood(reply["goal"], reply["says"], metrics=metrics)
+        return
+    asked = understood(reply["goal"], reply["says"], metrics=metrics)
+    assert asked.unsure == (reply["by"] == "model")
+    assert short(asked.reading.objective) == reply["reads"]
+    for note in reply.get("notes", []):
+        assert any(note in said for said in asked.notes), asked.notes
+    assert len(asked.plan) == reply.get("plan", 0)
+    assert "\x1b" not in describe(asked)
+
+
+def test_there_are_thirty_scripted_replies_of_every_kind() -> None:
+    assert len(REPLIES) == 30
+    assert sum("refused" in reply for reply in REPLIES) >= 12
+    assert sum(reply.get("by") == "grammar" for reply in REPLIES) >= 7

@@ -1,10 +1,19 @@
 """The command line with a language model: found, missing, unreachable; its key is nowhere."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.agents.openai_server import Say, Server
+else:
+    sys.path.append(str(Path(__file__).parents[1] / "agents"))
+    from openai_server import Say, Server
 
 CANARY = "sk-canary-0f3e77aa"
 
@@ -51,3 +60,21 @@ def test_auto_says_that_no_model_is_configured() -> None:
 def test_a_word_on_an_experiment_that_is_not_there_is_bad_usage(command: str) -> None:
     note = ["a note"] if command == "annotate" else []
     assert nightlab(command, "c9-1", *note).returncode == 2
+
+
+UNREADABLE = "make my tiny language model write nicer code"
+
+
+@pytest.mark.parametrize("command", [["run"], ["overnight", "--until", "07:00"]])
+def test_a_goal_that_only_the_model_reads_begins_after_a_yes_only(command: list[str]) -> None:
+    answer = {"metric": "val_bpb", "hypotheses": ["Rotary positions."], "parts": ["position"]}
+    with Server(lambda asked: Say(text=json.dumps(answer) if asked else "")) as server:
+        variables = {"NIGHTLAB_MODEL": "scripted", "OPENAI_BASE_URL": server.url}
+        done = nightlab(command[0], UNREADABLE, *command[1:], **variables)
+        shown = nightlab("goal", UNREADABLE, **variables)
+    assert done.returncode == 2
+    assert "only scripted could read the goal: look at it, then add --yes" in done.stderr
+    assert "research    expects: Rotary positions." in done.stderr
+    assert shown.returncode == 0
+    assert "scripted: price unknown; a reply has at most 8,192 tokens" in shown.stdout
+    assert "screen on small" in shown.stdout
