@@ -1,5 +1,6 @@
 """``nightlab bench NAME``: every claim about speed or search, measured again on this machine."""
 
+import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nightlab.reading import AsJson, print_json, print_screen
-from nightlab.running import Tier
+from nightlab.running import TaskName, Tier, Workers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,6 +81,54 @@ def search(
     else:
         print(result.text())
         print(f"plot  {out / 'search.png'}")
+
+
+@app.command()
+def campaigns(
+    arms: Annotated[str, typer.Option(help="With commas.")] = "random,tpe,puct,bandit,policy",
+    pairs: Annotated[int, typer.Option(min=1, help="Campaigns of each arm.")] = 5,
+    trials: Annotated[int, typer.Option(min=1, help="Budget of each campaign.")] = 60,
+    rung: Annotated[str, typer.Option(help="The only rung.")] = "small",
+    task: TaskName = "byte_lm",
+    workers: Workers = 2,
+    sandbox: Tier = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of the first pair.")] = 1,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the campaigns; give it again to go on.")
+    ] = Path("bench-campaigns"),
+    as_json: AsJson = False,
+) -> None:
+    """Real campaigns of every arm on the same seeds at equal trials; can be stopped and goes on."""
+    from nightlab.agents.bench_campaigns import compare
+    from nightlab.agents.bench_campaigns.arms import arms_of
+    from nightlab.agents.bench_campaigns.run import Settings, run
+    from nightlab.memory.database import plain
+    from nightlab.memory.report.documents import jsonable
+    from nightlab.sandbox.choose import choose
+    from nightlab.settings import Settings as Home
+
+    settings = Settings(
+        arms=arms_of(arms.split(",")),
+        pairs=pairs,
+        trials=trials,
+        rung=rung,
+        task=task,
+        workers=workers,
+        first_seed=seed,
+    )
+    choice = choose(sandbox)
+    try:
+        rows = run(settings, out, Home.load().folder, choice.sandbox, _say)
+    finally:
+        choice.sandbox.close()
+    result = {**compare.document(settings, rows), "machine": machine(), "date": today()}
+    (out / "campaigns.json").write_text(json.dumps(plain(jsonable(result)), indent=2))
+    compare.plot(rows, out / "campaigns.png")
+    if as_json:
+        show(result, as_json)
+        return
+    show({**result, "rows": result["table"]}, as_json)
+    print(f"data  {out / 'campaigns.json'}\nplot  {out / 'campaigns.png'}")
 
 
 @kernels.command("index_cache")

@@ -1,0 +1,1 @@
+"""Whole campaigns of every arm, paired by seed, at equal trials."""
