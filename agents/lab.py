@@ -14,6 +14,7 @@ from typing import Protocol
 from nightlab.agents import trial as trials
 from nightlab.agents.board import Board
 from nightlab.agents.plan import SCORING_SECONDS, Plan, seeds
+from nightlab.agents.probing import PROBES
 from nightlab.agents.trial import Bench
 from nightlab.errors import SandboxError
 from nightlab.memory.ledger import Ledger
@@ -273,6 +274,8 @@ class Lab:
         kept = {CHECKUP: self.ledger.artifacts.put_bytes(evidence)} if evidence else {}
         if run.outputs is None:
             return kept
-        names = ["curve.jsonl", *(["weights.safetensors"] if purpose in KEPT else [])]
-        files = {name: self.ledger.artifacts.put_file(run.outputs / name) for name in names}
+        names = [*trials.SELF_REPORTED, PROBES]
+        names += ["weights.safetensors"] if purpose in KEPT else []
+        there = [name for name in names if (run.outputs / name).is_file()]
+        files = {name: self.ledger.artifacts.put_file(run.outputs / name) for name in there}
         return {**kept, **files}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from langgraph.errors import GraphDrained
 
-from nightlab.agents import approval, catalogue, judge, lessons, propose, reflect, vet
+from nightlab.agents import approval, catalogue, diagnose, judge, lessons, propose, reflect, vet
 from nightlab.agents.author.write import Authors
 from nightlab.agents.decide import Decider
 from nightlab.agents.early import Listener
@@ -250,8 +250,14 @@ class Nodes:
         return [t for t in trials if t.arm is Arm.CANDIDATE]
 
     def diagnose(self, state: Round) -> Round:
-        """Whatever is measured beside the objective."""
-        self.lab.board.show(state["experiment"], "recording")
+        """Spectra beside the incumbent's: advisory, whatever the verdict."""
+        experiment, verdict = state["experiment"], Verdict(state["verdict"])
+        self.lab.board.show(experiment, "diagnosing")
+        confirmed = bool(state.get("pairs"))
+        against = state["against"] if confirmed else self.lab.incumbent()
+        rung = self.lab.plan.confirm if confirmed else self.lab.plan.screen
+        diagnose.diagnose(self.lab, experiment, against, verdict, rung.name)
+        self.lab.board.show(experiment, "recording")
         return {}
 
     def record(self, state: Round) -> Round:

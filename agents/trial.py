@@ -2,11 +2,12 @@
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from nightlab.agents import probing
 from nightlab.evals import scorer
 from nightlab.evals.task import Splits, Task
 from nightlab.sandbox.guest.wire import Array, Message
@@ -26,6 +27,8 @@ START_ALLOWANCE = 3.0
 """CPU seconds beside the training loop: building the model, its first step, saving."""
 OVERSHOOT = 1.10
 """A trial that uses more than this multiple of its rung's budget is ended."""
+SELF_REPORTED = {"curve.jsonl": 1 << 20, probing.LOG: 1 << 20}
+"""What the trainer says of itself: file name to largest size in bytes."""
 SCORING_LIMITS = Limits(cpu_seconds=120, wall_seconds=300)
 
 
@@ -74,7 +77,7 @@ class Bench:
             memory_bytes=self.task.memory_bytes,
         )
         cell.ask(Message({**job, "do": "train"}), limits, hear)
-        return cell.close({"weights.safetensors": self.task.weights_bytes, "curve.jsonl": 1 << 20})
+        return cell.close({"weights.safetensors": self.task.weights_bytes} | SELF_REPORTED)
 
     def measure(
         self, program: Program, run: Run, split: Split, seed: int, *, fresh_checker: bool = True
@@ -83,7 +86,9 @@ class Bench:
         if run.ending is not Ending.FINISHED or run.outputs is None:
             return None
         weights = run.outputs / "weights.safetensors"
-        measured = self.score(program, weights, split, seed, fresh_checker=fresh_checker)
+        measured = self.score(
+            program, weights, split, seed, fresh_checker=fresh_checker, outputs=run.outputs
+        )
         extra = {
             "params": float(scorer.parameters(weights)),
             "peak_memory_mb": run.peak_memory_bytes / 2**20,
@@ -104,9 +109,11 @@ class Bench:
         seed: int,
         *,
         fresh_checker: bool = True,
+        outputs: Path | None = None,
     ) -> Measurement:
         """The task's metric of trained weights on a split.
 
+        ``outputs``: the run's folder, whose reported spectra are then compared with the oracle's.
         ``fresh_checker``: whether a second cell that has seen nothing answers the probes, as it
         must for foreign code; without it the probes go to the reader, late and in other company.
         """
@@ -116,13 +123,20 @@ class Bench:
         cells = [self.sandbox.open(self.oracle_room) for _ in range(2 if fresh_checker else 1)]
         waited = time.monotonic() - started
         try:
-            return _with_seconds(self._score(cells, program, content, text, seed), started + waited)
+            measured = self._score(cells, program, content, text, seed, outputs)
+            return _with_seconds(measured, started + waited)
         finally:
             for cell in cells:
                 cell.close()
 
     def _score(
-        self, cells: list[Cell], program: Program, weights: Array, text: scorer.Bytes, seed: int
+        self,
+        cells: list[Cell],
+        program: Program,
+        weights: Array,
+        text: scorer.Bytes,
+        seed: int,
+        outputs: Path | None,
     ) -> Measurement:
         contexts = []
         for cell in cells:
@@ -142,7 +156,11 @@ class Bench:
             context=context, reader=_forward(cells[0]), checker=_forward(cells[-1])
         )
         rng = np.random.default_rng([seed, len(text)])
-        return scorer.score(text, oracles, self.task.max_context, rng)
+        measured = scorer.score(text, oracles, self.task.max_context, rng)
+        if outputs is None or not measured.metrics:
+            return measured
+        tokens = probing.batches(text, context, rng)
+        return _suspected(measured, probing.check(cells[0], outputs, tokens).doubts)
 
     def _text(self, split: Split) -> Path:
         return self.splits.holdout if split is Split.HOLDOUT else self.splits.search
@@ -173,6 +191,14 @@ def _forward(cell: Cell) -> scorer.Forward:
         return answer.arrays[0]
 
     return forward
+
+
+def _suspected(measured: Measurement, doubts: tuple[str, ...]) -> Measurement:
+    """The same numbers, with a tell-tale where spectra were misreported."""
+    if not doubts:
+        return measured
+    reasons = (*measured.reasons, *doubts)
+    return replace(measured, integrity=Integrity.SUSPECT, reasons=reasons)
 
 
 def _with_seconds(measured: Measurement, started: float) -> Measurement:

@@ -41,7 +41,11 @@ BUDGET_SECONDS = 0.2
 CONTEXT = 32
 HONEST_LIMITS = Limits(cpu_seconds=10, wall_seconds=300)
 NOT_STOPPED, NOT_RUN = "not stopped by this tier", "not run"
-EXPECTED_FILES = {"weights.safetensors": WEIGHTS_BYTES, "curve.jsonl": 1 << 20}
+EXPECTED_FILES = {
+    "weights.safetensors": WEIGHTS_BYTES,
+    "curve.jsonl": 1 << 20,
+    "spectra.jsonl": 1 << 20,
+}
 
 Tokens = NDArray[np.uint8]
 Ask = Callable[[Tokens], NDArray[np.generic] | None]

@@ -22,7 +22,7 @@ class Reading:
     """The spectrum of one feed-forward at one place and step, in scalars."""
 
     step: int
-    """Training step that was measured, counted from 1 after its update."""
+    """Updates behind the weights that were measured."""
     layer: int
     expert: int | None = None
     path: str = ""

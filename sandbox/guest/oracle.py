@@ -3,15 +3,17 @@
 It never sees labels or validation text on disk; what it answers is untrusted and checked outside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_model
 from torch import nn
 
+from nightlab.sandbox.guest.spectra import probe
 from nightlab.sandbox.guest.wire import Array
 
 
@@ -32,3 +34,11 @@ class Oracle:
         tokens = torch.from_numpy(tokens_BT.astype(np.int64)).to(self.device)
         with torch.no_grad():
             return [self.model(tokens).float().cpu().numpy()]
+
+    def spectra(
+        self, arrays: Sequence[Array], job: Mapping[str, Any]
+    ) -> tuple[dict[str, object], list[Array]]:
+        """Spectra on one probe batch of tokens (B, T): records and, if asked, eigenvalues."""
+        (tokens_BT,) = arrays
+        tokens = torch.from_numpy(tokens_BT.astype(np.int64)).to(self.device)
+        return probe(self.model, tokens, int(job["batch"]), job)

@@ -2,7 +2,8 @@
 
 The budget counts this process's own CPU seconds, so two trials side by side see the same amount;
 the host counts them again from outside and decides. What this file writes is self-reported:
-``weights.safetensors``, which the scorer measures through the oracle, and ``curve.jsonl``.
+``weights.safetensors``, which the scorer measures through the oracle, ``curve.jsonl``, and the
+advisory ``spectra.jsonl``.
 """
 
 import json
@@ -10,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +21,8 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from nightlab.sandbox.guest.spectra import Recording
 
 CURVE_POINTS = 50
 
@@ -103,13 +107,14 @@ def train(program: ModuleType, job: TrainJob, report: Report) -> None:
     batches = Batches(job.data, recipe.context, recipe.batch, job.seed, job.device)
     clock = time.process_time if job.device == "cpu" else time.monotonic
     model.train()
+    spectra = Recording(model, job.out)
+    training = _Training(model, optimizer, recipe, batches, clock, spectra)
     with (job.out / "curve.jsonl").open("w", buffering=1) as curve:
-        _loop(
-            program, job, _Training(model, optimizer, recipe, batches, clock), curve.write, report
-        )
+        steps = _loop(program, job, training, curve.write, report)
     finish = getattr(optimizer, "finish", None)
     if callable(finish):
         finish()
+    spectra.last(steps, batches.next()[0])
     save_model(model, str(job.out / "weights.safetensors"))
 
 
@@ -120,17 +125,20 @@ class _Training:
     recipe: Any
     batches: Batches
     clock: Callable[[], float]
+    spectra: Recording
 
 
 def _loop(
     program: ModuleType, job: TrainJob, t: _Training, write: Callable[[str], Any], report: Report
-) -> None:
+) -> int:
+    """Trains until the budget is spent; returns the number of updates made."""
     start, step, losses, due = t.clock(), 0, [], 0.0
     while (progress := (t.clock() - start) / job.budget_seconds) < 1.0:
         rate = program.schedule(progress, t.recipe)
         for group in t.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
-        loss = loss_of(t.model, *t.batches.next())
+        batch = t.batches.next()
+        loss = t.spectra.loss(step, partial(loss_of, t.model, *batch))
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"the loss is not finite at step {step}")
@@ -147,3 +155,4 @@ def _loop(
             write(json.dumps(point) + "\n")
             report(point)
             losses, due = [], progress + 1 / CURVE_POINTS
+    return step

@@ -96,6 +96,9 @@ class Worker:
                 return {"ok": True, "context": self.oracle.context}, ()
             case "logits" if self.oracle is not None:
                 return {"ok": True}, self.oracle.logits(request.arrays)
+            case "spectra" if self.oracle is not None:
+                header, found = self.oracle.spectra(request.arrays, job)
+                return {"ok": True, **header}, found
             case other:
                 raise ValueError(f"unknown request {other!r}")
 

@@ -1,0 +1,90 @@
+"""Asks an oracle's cell for spectra on batches that its program has not been trained on.
+
+The cell runs foreign code: what it answers is checked for form and never trusted with a score.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nightlab.errors import UsageError
+from nightlab.evals.nerve import log
+from nightlab.evals.nerve.agreement import disagreements, last
+from nightlab.evals.nerve.readings import Reading, parse
+from nightlab.sandbox.guest.wire import Message
+from nightlab.sandbox.protocol import Cell
+from nightlab.vocabulary import Limits
+
+BATCHES = 3
+PROBE_ROWS = 8
+"""Sequences of one batch, as in the trainer's last report."""
+LIMITS = Limits(cpu_seconds=60, wall_seconds=180)
+ANSWER_BYTES = 64 << 20
+LOG, PROBES = "spectra.jsonl", "probes.json"
+DOUBTS = 3
+"""Reasons that are told; the rest are counted."""
+
+Tokens = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What an oracle said, and whether the trainer's last report agrees."""
+
+    batches: tuple[tuple[Reading, ...], ...]
+    doubts: tuple[str, ...]
+
+
+def batches(text: Tokens, context: int, rng: np.random.Generator) -> list[Tokens]:
+    """Probe batches (PROBE_ROWS, context) at places of the text that only the evaluator knows."""
+    found = []
+    for _ in range(BATCHES):
+        starts = rng.integers(0, len(text) - context + 1, PROBE_ROWS)
+        found.append(text[starts[:, None] + np.arange(context)])
+    return found
+
+
+def check(cell: Cell, outputs: Path, tokens: Sequence[Tokens]) -> Probed:
+    """Probe an open oracle and compare with what the trainer left in ``outputs``.
+
+    Leaves the oracle's records there too, as ``probes.json``.
+    """
+    answers = [ask(cell, batch, number, {}) for number, batch in enumerate(tokens)]
+    kept = [answer.header["records"] for answer in answers if answer and _readings(answer)]
+    seen = tuple(parse(records) for records in kept)
+    doubts = _doubts(outputs / LOG, seen, asked=len(tokens))
+    (outputs / PROBES).write_text(json.dumps({"batches": kept, "doubts": doubts}))
+    return Probed(seen, tuple(doubts))
+
+
+def _doubts(file: Path, seen: Sequence[Sequence[Reading]], asked: int) -> list[str]:
+    try:
+        reported = log.read(file.read_bytes())
+    except (OSError, UsageError) as reason:
+        return [f"its spectra cannot be read: {reason}"]
+    if reported.fault:
+        return []
+    if len(seen) < asked:
+        return ["its spectra could not be recomputed"] if reported.readings else []
+    reasons = disagreements(last(reported.readings), seen)
+    told = [f"spectra: {reason}" for reason in reasons[:DOUBTS]]
+    more = len(reasons) - len(told)
+    return [*told, f"spectra: {more} more disagreements"] if more else told
+
+
+def ask(cell: Cell, tokens_BT: Tokens, batch: int, extra: Mapping[str, object]) -> Message | None:
+    """Spectra of an open oracle on one batch, whose number stands as the step; None if it died."""
+    request = Message({"do": "spectra", "batch": batch, **extra}, [tokens_BT])
+    return cell.ask(request, LIMITS, answer_bytes=ANSWER_BYTES)
+
+
+def _readings(answer: Message) -> tuple[Reading, ...]:
+    """The readings of an answer; none where it is an error or no spectrum."""
+    try:
+        return parse(answer.header.get("records"))
+    except UsageError:
+        return ()
