@@ -11,6 +11,7 @@ from nightlab.agents.lab import Lab
 from nightlab.evals.nerve.readings import Reading
 from nightlab.evals.nerve.table import patterns
 from nightlab.memory.records import JSON, Spectrum, Trial
+from nightlab.memory.report.spectra import TABLE
 from nightlab.vocabulary import Integrity, Verdict
 
 PASSED = (Verdict.SCREENED, Verdict.CONFIRMED)
@@ -19,8 +20,6 @@ MOST_TRIALS = 3
 MOST_ROWS = 72
 """Rows (layers times steps) that one trial may take in the ledger."""
 KEPT = ("n", "d", "entropy", "pr", "pr_corrected", "eee", "js", "pr_gain_corrected", "flag")
-THIRDS = "thirds"
-"""Layer name of the row that holds the compact table."""
 
 
 def diagnose(lab: Lab, experiment: str, against: str, verdict: Verdict, rung: str) -> None:
@@ -105,4 +104,4 @@ def _table(found: spectra.Comparison) -> Spectrum:
         "doubts": list(dict.fromkeys(doubts)),
     }
     trial, step = found.trials[0].id, found.now.step
-    return Spectrum(trial=trial, layer=THIRDS, step=step, values=values)
+    return Spectrum(trial=trial, layer=TABLE, step=step, values=values)

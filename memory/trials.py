@@ -135,10 +135,12 @@ class Trials(Chapter):
                     )
                 )
 
-    def spectra(self, trial: str) -> list[Spectrum]:
-        """A trial's spectra by layer and step."""
+    def spectra(self, trial: str, layer: str | None = None) -> list[Spectrum]:
+        """A trial's spectra by layer and step, or those of one layer."""
         with self.database.reading("reading spectra") as session:
             of_trial = select(SpectrumRow).where(SpectrumRow.trial_id == trial)
+            if layer is not None:
+                of_trial = of_trial.where(SpectrumRow.layer == layer)
             rows = session.exec(of_trial.order_by(col(SpectrumRow.layer), col(SpectrumRow.step)))
             return [
                 Spectrum(

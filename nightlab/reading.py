@@ -242,6 +242,7 @@ def _show_campaign(ledger: "Ledger", name: str, which: Which, reports: Path, as_
 def _show_experiment(ledger: "Ledger", name: str, files: Path | None, as_json: bool) -> None:
     from nightlab.memory.report import screens
     from nightlab.memory.report.documents import experiment_document
+    from nightlab.memory.report.spectra import told
 
     found = ledger.experiment(name)
     program = ledger.program(found.program).program.files if found.program else {}
@@ -251,12 +252,12 @@ def _show_experiment(ledger: "Ledger", name: str, files: Path | None, as_json: b
             for file, content in program.items():
                 (files / Path(file).name).write_text(content, encoding="utf-8")
     trials, decisions = ledger.trials(experiment=name), ledger.decisions(name)
-    calls = ledger.calls(found.campaign, experiment=name)
+    calls, seen = ledger.calls(found.campaign, experiment=name), told(ledger, name)
     if as_json:
-        print_json(experiment_document(found, trials, decisions, program, calls))
+        print_json(experiment_document(found, trials, decisions, program, calls, seen))
         return
     metric = ledger.campaign(found.campaign).objective.metric
-    print_screen(screens.experiment(found, trials, decisions, metric, calls))
+    print_screen(screens.experiment(found, trials, decisions, metric, calls, seen))
 
 
 def _show_trial(ledger: "Ledger", name: str, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from nightlab.errors import UsageError
 from nightlab.evals.nerve.readings import Reading, parse
 
 MOST_LINES = 1000
-MOST_LINE_BYTES = 512 << 10
+MOST_LINE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)

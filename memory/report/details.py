@@ -11,6 +11,7 @@ from nightlab.memory.records import Dot, Experiment, Lesson, Repeat
 from nightlab.memory.report import intervals
 from nightlab.memory.report.diff import diff
 from nightlab.memory.report.intervals import Interval
+from nightlab.memory.report.spectra import Told, told
 from nightlab.memory.report.summary import Summary, summarise
 from nightlab.vocabulary import Verdict
 
@@ -82,6 +83,8 @@ class Details:
     lessons: tuple[Lesson, ...]
     reproduce: tuple[str, ...]
     """Commands."""
+    spectra: Told | None
+    """Of the best program; None where none are stored."""
 
 
 def detail(ledger: Ledger, campaign: str) -> Details:
@@ -108,6 +111,7 @@ def detail(ledger: Ledger, campaign: str) -> Details:
         rungs=tuple(ledger.rungs(campaign)),
         lessons=tuple(ledger.lessons(campaign)),
         reproduce=tuple(reproduce(summary)),
+        spectra=told(ledger, summary.best.experiment.id) if summary.best else None,
     )
 
 

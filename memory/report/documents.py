@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nightlab.memory.records import JSON, Call, Decision, Experiment, Trial
+from nightlab.memory.report.spectra import Told
 
 
 def jsonable(value: object) -> JSON:
@@ -34,6 +35,7 @@ def experiment_document(
     decisions: list[Decision],
     files: Mapping[str, str],
     calls: Sequence[Call] = (),
+    spectra: Told | None = None,
 ) -> dict[str, JSON]:
     """What ``nightlab show EXPERIMENT --json`` prints; ``files`` is its program's text."""
     return {
@@ -42,6 +44,7 @@ def experiment_document(
         "trials": [trial_document(trial) for trial in trials],
         "decisions": [jsonable(decision) for decision in decisions],
         "calls": [jsonable(call) for call in calls],
+        "spectra": jsonable(spectra.document) if spectra else None,
     }
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from nightlab.memory.records import ArchiveEntry, Call, Decision, Event, Experiment, Page, Trial
 from nightlab.memory.report import aborts, words
+from nightlab.memory.report.spectra import FAR, SHOWN, Shown, Told
 from nightlab.memory.report.summary import Summary
 from nightlab.vocabulary import Verdict
 
@@ -105,14 +106,18 @@ def experiment(
     decisions: Sequence[Decision],
     metric: str,
     calls: Sequence[Call] = (),
+    spectra: Told | None = None,
 ) -> RenderableType:
-    """One experiment with its trials, the decisions behind it and what models were asked."""
+    """One experiment with its trials, its spectra, the decisions behind it and what models were
+    asked."""
     title = text(f"{found.id}: {words.title(found)}", "bold")
     parts: list[RenderableType] = [
         Panel(facts(_experiment(found)), title=title, title_align="left")
     ]
     if trials:
         parts.append(_trials(trials, metric))
+    if spectra:
+        parts.append(_spectra(spectra))
     if decisions:
         table = columns(
             "decided", "action", "chance", "policy", right=("chance",), fold=("action",)
@@ -124,6 +129,24 @@ def experiment(
         parts.append(table)
     parts += [_call(number, call) for number, call in enumerate(calls, 1)]
     return Group(*parts)
+
+
+def _spectra(seen: Told) -> RenderableType:
+    """The compact table; what is far from the incumbent's is bold."""
+    titles = [title for _, title in SHOWN]
+    table = columns("spectra", *titles, right=titles)
+    for third, cells in seen.rows:
+        shown = [
+            Text(str(cell) if cell else "-", style="bold" if cell and _far(cell) else "")
+            for cell in cells
+        ]
+        table.add_row(third, *shown)
+    notes = [seen.caption, *seen.remarks, "advisory: spectra explain and never score"]
+    return Group(table, text("\n".join(notes), "dim"))
+
+
+def _far(cell: Shown) -> bool:
+    return cell.z is not None and abs(cell.z) > FAR
 
 
 def _call(number: int, call: Call) -> RenderableType:

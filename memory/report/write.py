@@ -12,12 +12,14 @@ from nightlab.errors import LedgerError, boundary
 from nightlab.memory.database import plain
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import JSON
-from nightlab.memory.report import aborts, words
+from nightlab.memory.report import aborts, spectra, words
 from nightlab.memory.report.details import Branch, Details, Tried, detail
 from nightlab.memory.report.plot import draw
 from nightlab.memory.report.summary import document as summary_document
 from nightlab.memory.report.summary import interval_document
 from nightlab.vocabulary import Verdict
+
+SPECTRA = "spectra.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,10 @@ def write_report(
         draft = folder / ".curve.png"
         draw(details, draft)
         os.replace(draft, written.plot)
+        if details.spectra is not None:
+            draft = folder / ".spectra.png"
+            spectra.draw(details.spectra, draft)
+            os.replace(draft, folder / SPECTRA)
         _replace(written.markdown, markdown(details, written.plot.name, sections))
         document = {
             **report_document(details, written.markdown),
@@ -111,6 +117,7 @@ def report_document(details: Details, report: Path) -> dict[str, JSON]:
             for branch in details.tree
         ],
         "diff": details.patch,
+        "spectra": details.spectra.document if details.spectra else None,
         "reproduce": list(details.reproduce),
     }
 
@@ -141,6 +148,9 @@ def _context(details: Details, plot: str) -> Mapping[str, object]:
         "winner": best if best and best.number > 0 else None,
         "baseline_id": f"{summary.campaign.id}-0",
         "plot": plot,
+        "spectra": details.spectra,
+        "spectra_titles": [title for _, title in spectra.SHOWN],
+        "spectra_plot": SPECTRA,
         "target": words.reached(summary),
         "goal_target": words.target(objective),
         "budget": words.budget(objective.budget),

@@ -20,12 +20,14 @@ from nightlab.kernels.spectra.recorder import EVERY, PLACES, TOKENS
 from nightlab.sandbox.guest.wire import Array
 
 FILE = "spectra.jsonl"
-FIRST = EVERY // 2
+FIRST = EVERY // 5
 """The first report comes early, so that short runs have a step in common."""
 REPORTS = 24
 """Reports at one cadence; then it is halved, so that a long run leaves few more."""
 MOST_BYTES = 384 << 10
 """What the file may come to; the host refuses a larger one."""
+MOST_LINE_BYTES = 48 << 10
+"""What a line may come to; the host refuses a longer one."""
 PROBE_ROWS = 8
 """Sequences of the last report, and of one probe batch: the two are compared."""
 DIGITS = 5
@@ -74,8 +76,9 @@ class Recording:
     def _write(self, step: int, records: Sequence[Record], loss: float | None) -> None:
         rounded = [{name: _short(value) for name, value in each.items()} for each in records]
         line = json.dumps({"step": step, "loss": _short(loss), "records": rounded}) + "\n"
-        if self._stopped or len(line) > self._left:
-            self._stopped = True
+        if len(line) > min(self._left, MOST_LINE_BYTES):
+            self._stop(ValueError(f"{len(records)} spectra are more than a report may hold"))
+        if self._stopped:
             return
         self._file.write(line)
         self._left -= len(line)
