@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nightlab.agents import carry, catalogue, directives, judge
+from nightlab.agents import carry, catalogue, directives, judge, spectra
 from nightlab.agents.lab import Lab
 from nightlab.agents.policy.interface import (
     Archive,
@@ -64,6 +64,8 @@ class Decider:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _programs: dict[str, Program] = field(default_factory=dict)
     _records: dict[str, Record] = field(default_factory=dict)
+    _bonuses: dict[str, float] = field(default_factory=dict)
+    """Shaping by spectra, too small to change an order."""
     _reading: "_Reading" = field(default_factory=lambda: _Reading())
 
     def __post_init__(self) -> None:
@@ -122,7 +124,9 @@ class Decider:
                 self._records[attempt.id] = Record(
                     decision=from_rows(rows), outcome=attempt.outcome, reward=attempt.reward
                 )
-        return [*self.past, *self._records.values()]
+                if attempt.parent is not None:
+                    self._bonuses[attempt.id] = spectra.bonus(self.lab, attempt.id, attempt.parent)
+        return [*self.past, *spectra.shaped(list(self._records.values()), self._bonuses)]
 
     def _closed_authors(self) -> frozenset[str]:
         """Authors that cannot be asked; none where that would leave nobody."""
@@ -192,6 +196,7 @@ class Decider:
             boldness=str(max(1, len(experiment.edits))),
             outcome=outcome,
             reward=reward if outcome is Outcome.VALID else None,
+            features=spectra.gains(self.lab, experiment.id) if outcome is Outcome.VALID else {},
         )
 
 

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nightlab.agents.lab import Lab
+from nightlab.agents.policy.interface import Outcome, Record
 from nightlab.agents.probing import LOG, PROBES
 from nightlab.errors import UsageError
-from nightlab.evals.nerve import log
+from nightlab.evals.nerve import log, shaping
 from nightlab.evals.nerve.log import Log
 from nightlab.evals.nerve.readings import Reading, parse
 from nightlab.evals.nerve.table import Reference, compact_table, reference, z_scores
 from nightlab.evals.nerve.thirds import THIRDS, Metric, Summary, Third, summaries
 from nightlab.memory.artifacts import Artifacts
 from nightlab.memory.records import Trial
+from nightlab.vocabulary import Integrity
 
 FEATURES: Mapping[Third, str] = {
     "early": "nerve_first",
@@ -58,18 +60,6 @@ class Comparison:
         if self.reference is None or self.reference.size != self.now.size:
             return {}
         return z_scores(self.now, self.reference)
-
-    def gains(self) -> dict[str, float]:
-        """The policy's features: log of the PR gain over the incumbent's, by depth third."""
-        if self.reference is None or self.reference.size != self.now.size:
-            return {}
-        found = {}
-        for where, name in FEATURES.items():
-            ours = self.now.values.get((where, "log_gain"))
-            theirs = self.reference.mean.get((where, "log_gain"))
-            if ours is not None and theirs is not None:
-                found[name] = round(ours - theirs, 4)
-        return found
 
     def table(self) -> str:
         """The compact table as text for a proposer."""
@@ -135,12 +125,58 @@ def compare(lab: Lab, experiment: str, against: str, rung: str | None = None) ->
     )
 
 
-def gains(lab: Lab, experiment: str, against: str) -> dict[str, float]:
-    """The policy's spectral features of an experiment; empty where there are none."""
-    if experiment == against:
+def at_rest(lab: Lab, experiment: str) -> Summary | None:
+    """The oracle's spectra of an experiment's trained programs on the screening rung, their mean.
+
+    None where nothing was recomputed, or where what was reported disagrees with it.
+    """
+    found: list[Summary] = []
+    for trial in trials_of(lab, experiment, lab.plan.screen.name):
+        measured = trial.measurement
+        if measured is not None and measured.integrity is Integrity.CLEAN:
+            for batch in recomputed(lab.ledger.artifacts, trial):
+                found += [replace(each, step=0) for each in summaries(batch)]
+    return _mean(found) if found else None
+
+
+def gains(lab: Lab, experiment: str) -> dict[str, float]:
+    """The policy's features: log of the PR gain over the baseline's by depth third, at the end of
+    the screening budget; empty where there are none, or where (N, D) differ."""
+    mine, base = at_rest(lab, experiment), at_rest(lab, lab.baseline)
+    if experiment == lab.baseline or mine is None or base is None or mine.size != base.size:
         return {}
-    found = compare(lab, experiment, against)
-    return found.gains() if found else {}
+    pairs = {
+        name: (mine.values.get((where, "log_gain")), base.values.get((where, "log_gain")))
+        for where, name in FEATURES.items()
+    }
+    return {
+        name: round(ours - theirs, 4)
+        for name, (ours, theirs) in pairs.items()
+        if ours is not None and theirs is not None
+    }
+
+
+def bonus(lab: Lab, experiment: str, parent: str) -> float:
+    """The shaping of one step of the search: what the potential of the spectra rose by, times a
+    small weight. Only spectra that an oracle recomputed count."""
+    return shaping.shaping(at_rest(lab, parent), at_rest(lab, experiment))
+
+
+def shaped(records: Sequence[Record], bonuses: Mapping[str, float]) -> list[Record]:
+    """The records with capped bonuses (by decision id) added to the rewards of the valid ones.
+
+    No two unequal rewards change places, whatever the bonuses are.
+    """
+    valid = [record for record in records if record.outcome is Outcome.VALID]
+    rewards = shaping.shaped(
+        [record.reward or 0.0 for record in valid],
+        [bonuses.get(record.decision.id, 0.0) for record in valid],
+    )
+    changed = {
+        id(record): replace(record, reward=reward)
+        for record, reward in zip(valid, rewards, strict=True)
+    }
+    return [changed.get(id(record), record) for record in records]
 
 
 def told(lab: Lab, experiments: Sequence[str]) -> str:

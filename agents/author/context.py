@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nightlab.agents import lessons
+from nightlab.agents import lessons, spectra
 from nightlab.agents.author.prompting import Quoting
 from nightlab.agents.lab import Lab
 from nightlab.agents.policy.interface import Decision
@@ -55,6 +55,7 @@ class Situation:
             self._lessons(),
             self._quote("history", self._history(), 8000),
             self._quote("measurements", self._measurements(), 3000),
+            self._quote("spectra, advisory", self._spectra(), 4000),
             self._baseline_diff(),
             *self._files(),
         ]
@@ -133,6 +134,9 @@ class Situation:
                     rows.append(f"{name} on {trial.rung}, seed {trial.seed}: {shown}")
                     break
         return "\n".join(rows)
+
+    def _spectra(self) -> str:
+        return spectra.told(self.lab, [self.parent.id, self.lab.incumbent()])
 
     def _baseline_diff(self) -> str:
         if self.parent.number == 0:

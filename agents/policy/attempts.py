@@ -61,7 +61,7 @@ class Attempt:
     cost: float = 1.0
     """What it used, in trials of the full rung."""
     features: Mapping[str, float] = field(default_factory=dict)
-    """Task-free extras, all relative to the incumbent: curve shape, NerVE by depth third.
+    """Task-free extras, all relative: curve shape, NerVE by depth third.
     Names outside :data:`EXTRA_FEATURES` are stored but not read."""
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ EXTRA_FEATURES = (
 )
 """Curve: loss difference to the incumbent at 1/3 and 2/3 of the schedule over the noise floor
 (negative is better). NerVE: participation-ratio gain of the feed-forward layers by depth third
-over the incumbent's, as a log ratio. Missing values read as 0."""
+over the baseline's, as a log ratio. Missing values read as 0."""
 
 
 @dataclass(frozen=True)

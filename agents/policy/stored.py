@@ -1,17 +1,22 @@
 """Policies on disk: weights as safetensors, the rest as JSON."""
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from nightlab.agents.policy.actor_critic import NAME, ActorCritic
 from nightlab.agents.policy.bandit import PuctThompson
-from nightlab.agents.policy.network import Weights, fresh
+from nightlab.agents.policy.decisions import Head
+from nightlab.agents.policy.features import PARENT
+from nightlab.agents.policy.network import MEMBERS, Weights, fresh
 from nightlab.agents.policy.surrogate import Kernel
 from nightlab.agents.policy.training import Moments
 from nightlab.errors import MissingError
 
 WARM = "warm.safetensors"
+UNSEEN = ("nerve_first", "nerve_middle", "nerve_last")
+"""Features that the simulated campaigns behind the shipped weights do not have."""
 
 
 def write(path: Path, weights: Weights, about: dict[str, str] | None = None) -> None:
@@ -56,7 +61,18 @@ def load(folder: Path) -> PuctThompson | ActorCritic:
 def warm() -> ActorCritic:
     """The policy that ships with the package, pre-trained on simulated and recorded campaigns."""
     weights, about = read(warm_path())
-    return ActorCritic(weights, version=about["version"])
+    return ActorCritic(deaf(weights, UNSEEN), version=about["version"])
+
+
+def deaf(weights: Weights, names: Sequence[str]) -> Weights:
+    """The same weights without those from a parent's features that training never saw: they are
+    still their random start, and learning begins them at zero."""
+    rows = [PARENT.index(name) for name in names]
+    changed = dict(weights)
+    for name in (f"{Head.PARENT}.1", *(f"critic{member}.1" for member in range(MEMBERS))):
+        changed[name] = weights[name].copy()
+        changed[name][rows] = 0.0
+    return changed
 
 
 def warm_path() -> Path:
