@@ -3,7 +3,7 @@
 A lightning indexer picks each query's best keys, or each query tile's best key blocks; attention
 runs on those alone; layers marked S in an :class:`IndexPattern` reuse the set of the F layer before
 them. Every op has a plain-PyTorch specification in ``reference``, a fast torch path and a Triton
-path; :func:`nightlab.kernels.explain.explain` shows which one ran and why.
+path; :func:`nightlab.kernels.explain` shows which one ran and why.
 """
 
 from nightlab.kernels.index_cache.attention import sparse_attention

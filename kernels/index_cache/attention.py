@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from nightlab.kernels.explain import record
+from nightlab.kernels.choice import record
 from nightlab.kernels.index_cache import gather, masked, reference, triton_path
 from nightlab.kernels.index_cache.index_set import IndexSet, Kind
 from nightlab.kernels.index_cache.reference import Attended

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nightlab.kernels.explain import record
+from nightlab.kernels.choice import record
 from nightlab.kernels.index_cache import triton_path
 from nightlab.kernels.index_cache.index_set import IndexSet
 

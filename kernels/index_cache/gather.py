@@ -27,7 +27,7 @@ class _Units:
         self.rows, slots = index.indices.shape[1:]
         self.m, self.length = self.groups * index.block_q, slots * index.block_k
         self.count = self.batch * self.kv_heads * self.rows
-        self.q = self.fold(q) * scale
+        self.q = self.fold(q)
         self.k, self.v = self.blocks(k), self.blocks(v)
         per_unit = self.length * (q.shape[-1] + v.shape[-1]) + 2 * self.m * self.length
         self.chunk = max(1, min(self.count, CHUNK_FLOATS // max(1, per_unit)))
@@ -36,13 +36,13 @@ class _Units:
         self.s_buffer = self.q.new_empty(self.chunk, self.m, self.length)
         self.whole = index.whole.flatten()
         self.flat_index = index.safe_indices.flatten(0, 1)
-        self.flat_hidden = index.hidden.flatten(0, 1)
+        self.bias = index.bias(q.dtype).flatten(0, 1)
 
     def fold(self, x: Tensor) -> Tensor:
         """[B, H, T, D] -> [units, M, D], queries padded to whole tiles."""
         block = self.index.block_q
-        x = torch.nn.functional.pad(x, (0, 0, 0, self.rows * block - x.shape[2]))
-        x = x.view(self.batch, self.kv_heads, self.groups, self.rows, block, -1)
+        x = _padded(x, self.rows * block)
+        x = x.reshape(self.batch, self.kv_heads, self.groups, self.rows, block, -1)
         return x.transpose(2, 3).reshape(self.count, self.m, -1)
 
     def unfold(self, x: Tensor) -> Tensor:
@@ -53,8 +53,7 @@ class _Units:
 
     def blocks(self, x: Tensor) -> Tensor:
         """[B, N, S, D] -> [B*N*nK, block_k*D]: one gatherable line a key block."""
-        block = self.index.block_k
-        x = torch.nn.functional.pad(x, (0, 0, 0, self.index.key_blocks * block - x.shape[2]))
+        x = _padded(x, self.index.key_blocks * self.index.block_k)
         return x.reshape(self.batch * self.kv_heads * self.index.key_blocks, -1)
 
     def unblocks(self, x: Tensor) -> Tensor:
@@ -72,11 +71,25 @@ class _Units:
         keys = torch.index_select(self.k, 0, lines, out=self.k_buffer[: lines.numel()])
         values = torch.index_select(self.v, 0, lines, out=self.v_buffer[: lines.numel()])
         keys, values = keys.view(size, self.length, -1), values.view(size, self.length, -1)
-        s = torch.bmm(self.q[start:stop], keys.mT, out=self.s_buffer[:size])
-        if not bool(self.whole[row].all()):
-            hidden = self.flat_hidden[row][:, None]
-            s.view(size, self.groups, -1, self.length).masked_fill_(hidden, float("-inf"))
+        s = self.s_buffer[:size]
+        open_to_all = bool(self.whole[row].all())
+        bias = s if open_to_all else self._bias(row)
+        beta = 0 if open_to_all else 1
+        torch.baddbmm(bias, self.q[start:stop], keys.mT, beta=beta, alpha=self.scale, out=s)
         return s, keys, values, lines
+
+    def _bias(self, row: Tensor) -> Tensor:
+        """[c, M or 1, L]: what hides keys from the queries of the units on these rows."""
+        bias = self.bias[row]
+        if self.groups == 1 or self.index.block_q == 1:
+            return bias
+        return bias[:, None].expand(-1, self.groups, -1, -1).reshape(len(row), self.m, -1)
+
+
+def _padded(x: Tensor, length: int) -> Tensor:
+    """[..., T, D] with zero rows up to ``length``; the tensor itself where that is T."""
+    missing = length - x.shape[2]
+    return torch.nn.functional.pad(x, (0, 0, 0, missing)) if missing else x
 
 
 class _Gather(torch.autograd.Function):
@@ -99,13 +112,16 @@ class _Gather(torch.autograd.Function):
         for start in range(0, units.count, units.chunk):
             stop = min(start + units.chunk, units.count)
             s, _, values, _ = units.scores(start, stop)
-            row_lse = s.logsumexp(-1)
-            row_lse.masked_fill_(row_lse == float("-inf"), float("inf"))
-            probs = s.sub_(row_lse[..., None]).exp_()
-            torch.bmm(probs, values, out=out[start:stop])
-            lse[start:stop] = row_lse
+            most = s.amax(-1, keepdim=True)
+            most.masked_fill_(most == float("-inf"), 0.0)
+            weight = s.sub_(most).exp_()
+            total = weight.sum(-1, keepdim=True)
+            empty = total == 0
+            total.masked_fill_(empty, 1.0)
+            torch.bmm(weight, values, out=out[start:stop]).div_(total)
+            lse[start:stop] = (most + total.log()).masked_fill_(empty, float("inf"))[..., 0]
             if target is not None:
-                slots = probs.view(stop - start, units.m, -1, index.block_k)
+                slots = weight.div_(total).view(stop - start, units.m, -1, index.block_k)
                 target[start:stop] = slots.sum((1, 3))
         out_BHTD = units.unfold(out)
         lse_BHT = units.unfold(lse[..., None]).squeeze(-1)
@@ -145,7 +161,7 @@ class _Gather(torch.autograd.Function):
             torch.bmm(ds.mT, units.q[start:stop], out=dk_lines)
             dk.index_add_(0, lines, dk_buffer[:n])
         dq = units.unfold(dq.mul_(ctx.scale))
-        return dq, units.unblocks(dk), units.unblocks(dv), None, None, None
+        return dq, units.unblocks(dk.mul_(ctx.scale)), units.unblocks(dv), None, None, None
 
 
 def attention(

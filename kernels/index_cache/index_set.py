@@ -62,6 +62,7 @@ class IndexSet:
     target_entropy: Tensor | None = None
     """[B, R] sum over those layers of sum p log p, for the value of the multi-layer loss."""
     target_layers: set[int] = field(default_factory=set)
+    _bias: Tensor | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.indices.dtype != torch.int32 or self.indices.dim() != 3:
@@ -121,6 +122,13 @@ class IndexSet:
         seen = (key <= query + self.q_offset) & (key < self.keys) & (query < self.queries)
         seen &= self.valid[:, :, None, :, None]
         return seen.logical_not_().view(batch, rows, self.block_q, slots * self.block_k)
+
+    def bias(self, dtype: torch.dtype) -> Tensor:
+        """:attr:`hidden` as what is added to scores: -inf where hidden, 0 elsewhere; kept."""
+        if self._bias is None or self._bias.dtype != dtype:
+            zero = torch.zeros(self.hidden.shape, dtype=dtype, device=self.indices.device)
+            self._bias = zero.masked_fill_(self.hidden, float("-inf"))
+        return self._bias
 
     @cached_property
     def whole(self) -> Tensor:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nightlab.kernels.explain import record
+from nightlab.kernels.choice import record
 from nightlab.kernels.index_cache import select, selected, triton_path
 from nightlab.kernels.index_cache.index_set import IndexSet, Kind, every_key
 from nightlab.kernels.index_cache.rope import Rope, rotate

@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nightlab.kernels.kv.compact import KVCompact
-from nightlab.kernels.kv.ops import cached_attention, gather_rows
+from nightlab.kernels.kv.ops import (
+    cached_attention,
+    gather_rows,
+    lookahead_scores,
+    scored_attention,
+)
+from nightlab.kernels.kv.scores import Reduction
 
 TAIL_ROOM = 16
 """Rows of spare room, at least, when a decode tail grows; it grows by an eighth when it is long."""
@@ -176,12 +182,18 @@ class Probe:
 
     Implements :class:`nightlab.kernels.kv.contract.Attending` for one forward pass. The cache's
     own rows get no gradient; the new tokens do. With ``brief`` the pass ends with :class:`Seen` as
-    soon as the last layer's queries and keys are known: what follows changes no score.
+    soon as the last layer's queries and keys are known: what follows changes no score. With
+    ``reduction`` it scores the cached rows on the way, from the attention it computes anyway.
     """
 
-    def __init__(self, cache: KVCache, *, brief: bool = False) -> None:
+    def __init__(
+        self, cache: KVCache, *, brief: bool = False, reduction: Reduction | None = None
+    ) -> None:
         self._cache = cache
         self._brief = brief
+        self._reduction = reduction
+        self.scores: list[Tensor] = []
+        """Per layer [B, G, T], of everything the cache has seen; empty without ``reduction``."""
         self.q: list[Tensor] = []
         """Per layer, the probing queries [B, H, N, d]."""
         self.k: list[Tensor] = []
@@ -194,7 +206,16 @@ class Probe:
     def attend(self, layer: int, q_BHNd: Tensor, k_BGNd: Tensor, v_BGNd: Tensor) -> Tensor:
         self.q.append(q_BHNd)
         self.k.append(k_BGNd)
-        if self._brief and layer + 1 == self._cache.layers:
+        last = self._brief and layer + 1 == self._cache.layers
+        if self._reduction is not None:
+            k, v = self._cache.dense(layer)
+            if not last:
+                s, out = scored_attention(q_BHNd, k, v, k_BGNd, v_BGNd, self._reduction)
+                self.scores.append(s)
+                return out
+            how = self._reduction
+            self.scores.append(lookahead_scores(q_BHNd, k, k_BGNd, group=how.group, over=how.over))
+        if last:
             raise Seen
         tail = self._cache.tail(layer)
         k, v = k_BGNd, v_BGNd

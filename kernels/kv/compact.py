@@ -67,14 +67,15 @@ def gather_rows(k_BGTd: Tensor, v_BGTd: Tensor, index_R: Tensor, lengths_BG: Ten
     compaction of LookaheadKV, arXiv 2603.10899, section 3, for lengths that differ by head.
     """
     B, G, T, d = k_BGTd.shape
-    segment_R = torch.repeat_interleave(
-        torch.arange(B * G, device=k_BGTd.device),
-        lengths_BG.flatten(),
-        output_size=index_R.shape[0],
-    )
-    row_R = segment_R * T + index_R
+    even = common_length(lengths_BG)
+    start_S = torch.arange(0, B * G * T, T, device=k_BGTd.device)
+    if even is None:
+        rows = index_R.shape[0]
+        row_R = index_R + start_S.repeat_interleave(lengths_BG.flatten(), output_size=rows)
+    else:
+        row_R = (index_R.view(B * G, even) + start_S[:, None]).flatten()
     k_Rd, v_Rd = (x.reshape(B * G * T, d).index_select(0, row_R) for x in (k_BGTd, v_BGTd))
-    return KVCompact(k_Rd, v_Rd, lengths_BG, index_R.to(torch.int32), common_length(lengths_BG))
+    return KVCompact(k_Rd, v_Rd, lengths_BG, index_R.to(torch.int32), even)
 
 
 def common_length(lengths_BG: Tensor) -> int | None:

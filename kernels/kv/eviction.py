@@ -15,15 +15,19 @@ from torch import Tensor
 from nightlab.kernels.kv import ops, selection
 from nightlab.kernels.kv.cache import KVCache, Probe, Seen
 from nightlab.kernels.kv.contract import Decoder
+from nightlab.kernels.kv.scores import Reduction
 from nightlab.kernels.kv.selection import Kept
 
 
-def observe(model: Decoder, cache: KVCache, x_BND: Tensor) -> Probe:
+def observe(
+    model: Decoder, cache: KVCache, x_BND: Tensor, reduction: Reduction | None = None
+) -> Probe:
     """Queries and keys of embeddings run against a cache, which stays as it was.
 
-    The last layer stops at its queries and keys, as nothing after them is used.
+    With ``reduction`` the probe also scores the cache's rows, without gradient. The last layer
+    stops at its queries and keys, as nothing after them is used.
     """
-    probe = Probe(cache, brief=True)
+    probe = Probe(cache, brief=True, reduction=reduction)
     with suppress(Seen):
         model.run(x_BND, probe)
     return probe
@@ -100,10 +104,16 @@ class Scored:
             scores = [self._weighted(prompt, i, s) for i, s in enumerate(scores)]
         recent = max(self.recent, int(self.recent_share * budget))
         lengths = self._lengths(scores, budget, recent)
-        return [
-            ops.select_rows(s, n, sinks=self.sinks, recent=recent, pool=self.pool)
-            for s, n in zip(scores, lengths, strict=True)
-        ]
+        return _each_layer(
+            ops.select_rows(
+                torch.cat(scores),
+                torch.cat(lengths),
+                sinks=self.sinks,
+                recent=recent,
+                pool=self.pool,
+            ),
+            len(scores),
+        )
 
     def _lengths(self, scores: list[Tensor], budget: int, recent: int) -> list[Tensor]:
         T = scores[0].shape[2]
@@ -135,6 +145,13 @@ class Scored:
             moved = torch.einsum("bgtd,ogd->bgto", v_BGTd.float(), w_DGgd[:, :, g])
             size += moved.abs().sum(dim=-1)
         return (s_BGT + self.epsilon) * size
+
+
+def _each_layer(kept: Kept, layers: int) -> list[Kept]:
+    """The layers of one selection over a batch in which they lay one after another."""
+    lengths = kept.lengths.chunk(layers)
+    indices = torch.split(kept.index, [int(n.sum()) for n in lengths])
+    return [Kept(index, n) for index, n in zip(indices, lengths, strict=True)]
 
 
 @dataclass(frozen=True)

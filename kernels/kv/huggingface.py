@@ -88,7 +88,8 @@ def _cache_class() -> "type[Cache]":
 
 def carried(cache: Attending) -> "Cache":
     """Our cache in the form that a wrapped model's ``forward`` and ``generate`` take."""
-    return cast("Any", _cache_class())(cache)
+    made: Cache = cast("Any", _cache_class())(cache)
+    return made
 
 
 class HuggingFaceDecoder(nn.Module):
@@ -152,7 +153,7 @@ class HuggingFaceDecoder(nn.Module):
 
     def logits(self, x_BND: Tensor) -> Tensor:
         """The head alone: :meth:`run` has applied the norm."""
-        head = cast("nn.Module", self.causal.get_output_embeddings())
+        head = cast("Any", self.causal).get_output_embeddings()
         return cast("Tensor", head(x_BND))
 
     def rotate(self, x_BHNd: Tensor, positions_N: Tensor) -> Tensor:

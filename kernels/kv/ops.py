@@ -1,6 +1,6 @@
 """Which implementation runs: Triton on CUDA tensors, the plain-PyTorch twin everywhere else.
 
-The choice depends on nothing but the tensors, and :mod:`nightlab.kernels.explain` says what it was.
+The choice depends on nothing but the tensors; :func:`nightlab.kernels.explain` says what it was.
 """
 
 from typing import Literal
@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nightlab.kernels.explain import record
+from nightlab.kernels.choice import record
 from nightlab.kernels.kv import compact, scores, selection
 from nightlab.kernels.kv.compact import KVCompact
-from nightlab.kernels.kv.scores import Group, Over
+from nightlab.kernels.kv.scores import Group, Over, Reduction
 from nightlab.kernels.kv.selection import Kept
 
 Path = Literal["triton", "reference"]
@@ -38,6 +38,25 @@ def lookahead_scores(
 
         return score_triton.lookahead_scores(q_BHnd, k_BGTd, own_BGmd, group=group, over=over)
     return scores.lookahead_scores(q_BHnd, k_BGTd, own_BGmd, group=group, over=over)
+
+
+def scored_attention(
+    q_BHnd: Tensor,
+    k_BGTd: Tensor,
+    v_BGTd: Tensor,
+    own_k_BGmd: Tensor,
+    own_v_BGmd: Tensor,
+    reduction: Reduction,
+) -> tuple[Tensor, Tensor]:
+    """Scores and output; see :func:`nightlab.kernels.kv.scores.scored_attention`. No gradient.
+
+    On a GPU the score kernel and the plain attention run one after the other.
+    """
+    if path("scored_attention", q_BHnd) == "triton":
+        own = (own_k_BGmd, own_v_BGmd)
+        s = lookahead_scores(q_BHnd, k_BGTd, own[0], group=reduction.group, over=reduction.over)
+        return s, cached_attention(q_BHnd, KVCompact.dense(k_BGTd, v_BGTd), *own)
+    return scores.scored_attention(q_BHnd, k_BGTd, v_BGTd, own_k_BGmd, own_v_BGmd, reduction)
 
 
 def select_rows(

@@ -9,7 +9,7 @@ from torch import Tensor
 from nightlab.kernels.kv import ops
 from nightlab.kernels.kv.contract import Decoder
 from nightlab.kernels.kv.eviction import Prompt, observe
-from nightlab.kernels.kv.scores import Group, Over, cumulative_scores
+from nightlab.kernels.kv.scores import Group, Over, Reduction, cumulative_scores
 
 
 @dataclass(frozen=True)
@@ -174,11 +174,8 @@ class Reconstruction:
         return best
 
     def _chunk(self, prompt: Prompt, tokens_BN: Tensor) -> list[Tensor]:
-        probe = observe(prompt.model, prompt.cache, prompt.model.embed(tokens_BN))
-        return [
-            ops.lookahead_scores(q, prompt.cache.dense(i)[0], own, group="max", over=self.over)
-            for i, (q, own) in enumerate(zip(probe.q, probe.k, strict=True))
-        ]
+        how = Reduction("max", self.over)
+        return observe(prompt.model, prompt.cache, prompt.model.embed(tokens_BN), how).scores
 
 
 @dataclass(frozen=True)
@@ -193,8 +190,5 @@ class Oracle:
         return 0
 
     def score(self, prompt: Prompt) -> list[Tensor]:
-        probe = observe(prompt.model, prompt.cache, prompt.model.embed(self.response))
-        return [
-            ops.lookahead_scores(q, prompt.cache.dense(i)[0], own, group=self.group)
-            for i, (q, own) in enumerate(zip(probe.q, probe.k, strict=True))
-        ]
+        how = Reduction(self.group)
+        return observe(prompt.model, prompt.cache, prompt.model.embed(self.response), how).scores

@@ -7,6 +7,7 @@ predicted score, with the last prompt tokens SnapKV, with a draft LAQ, with a re
 KVzip.
 """
 
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -17,6 +18,14 @@ Group = Literal["mean", "max", "sum"]
 """How the query heads of one key/value head are reduced."""
 Over = Literal["mean", "max"]
 """How the queries are reduced."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How the attention rows of n queries become one score a key."""
+
+    group: Group = "mean"
+    over: Over = "mean"
 
 
 def attention_rows(q_BHnd: Tensor, k_BGTd: Tensor, own_BGmd: Tensor) -> Tensor:
@@ -31,9 +40,8 @@ def attention_rows(q_BHnd: Tensor, k_BGTd: Tensor, own_BGmd: Tensor) -> Tensor:
     q = q_BHnd.to(exact).reshape(B, G, (H // G) * n, d) * d**-0.5
     logit = (q @ k.transpose(-1, -2)).view(B, H, n, -1)
     if m > 0 and n > 1:
-        T = k_BGTd.shape[2]
         future = torch.ones(n, m, dtype=torch.bool, device=q.device).triu(m - n + 1)
-        logit = logit.masked_fill(F.pad(future, (T, 0), value=False), float("-inf"))
+        logit[..., k_BGTd.shape[2] :].masked_fill_(future, float("-inf"))
     return torch.softmax(logit, dim=-1)
 
 
@@ -61,10 +69,31 @@ def lookahead_scores(
     reference twin of :func:`nightlab.kernels.kv.score_triton.lookahead_scores`; it writes the
     n x T matrix, the kernel does not.
     """
-    T = k_BGTd.shape[2]
-    rows = attention_rows(q_BHnd, k_BGTd, own_BGmd)[..., :T]
+    rows = attention_rows(q_BHnd, k_BGTd, own_BGmd)[..., : k_BGTd.shape[2]]
     s_BHT = rows.amax(dim=2) if over == "max" else rows.mean(dim=2)
     return s_BHT if keep_heads else reduce_heads(s_BHT, k_BGTd.shape[1], group)
+
+
+def scored_attention(
+    q_BHnd: Tensor,
+    k_BGTd: Tensor,
+    v_BGTd: Tensor,
+    own_k_BGmd: Tensor,
+    own_v_BGmd: Tensor,
+    reduction: Reduction,
+) -> tuple[Tensor, Tensor]:
+    """Scores [B, G, T] as of :func:`lookahead_scores`, and the attention output [B, H, n, d].
+
+    Both come from one pass over the keys: the rows that weigh the values are the rows scored.
+    """
+    B, H, n, d = q_BHnd.shape
+    G, T = k_BGTd.shape[1:3]
+    rows = attention_rows(q_BHnd, k_BGTd, own_k_BGmd)
+    far = rows[..., :T]
+    s_BHT = far.amax(dim=2) if reduction.over == "max" else far.mean(dim=2)
+    weight = rows.to(v_BGTd.dtype).view(B, G, (H // G) * n, -1)
+    out = weight[..., :T] @ v_BGTd + weight[..., T:] @ own_v_BGmd
+    return reduce_heads(s_BHT, G, reduction.group), out.view(B, H, n, d)
 
 
 class LookaheadScores(torch.autograd.Function):

@@ -47,24 +47,35 @@ def select_rows(
     to [0, T]. Where a head's length is below the forced count, its sinks stay and then its most
     recent rows. Scores must not be NaN.
     """
-    B, G, T = s_BGT.shape
+    T = s_BGT.shape[2]
     lengths = lengths_BG.clamp(min=0, max=T)
     s = max_pool(s_BGT.float(), pool)
-    at = torch.arange(T, device=s.device)
     length = lengths[..., None]
-    rank = torch.sort(s, dim=-1, descending=True, stable=True).indices
-    if sinks > 0 or recent > 0:
+    if sinks == 0 and recent == 0:
+        stays = _best(s, length)
+    else:
+        at = torch.arange(T, device=s.device)
         sink_count = length.clamp(max=sinks)
         recent_count = (length - sink_count).clamp(max=recent)
-        rank = _forced_first(rank, (at < sink_count) | (at >= T - recent_count))
-    stays = torch.zeros(B, G, T, dtype=torch.bool, device=s.device)
-    stays.scatter_(-1, rank, at.expand(B, G, T) < length)
+        forced = (at < sink_count) | (at >= T - recent_count)
+        free = s.masked_fill(forced, float("-inf"))
+        stays = _best(free, length - sink_count - recent_count) | forced
     return Kept(stays.flatten(0, 1).nonzero()[:, 1], lengths)
 
 
-def _forced_first(order: Tensor, forced: Tensor) -> Tensor:
-    is_free = (~forced).gather(-1, order).to(torch.int8)
-    return order.gather(-1, torch.sort(is_free, dim=-1, stable=True).indices)
+def _best(s_BGT: Tensor, count_BG1: Tensor) -> Tensor:
+    """True at the ``count`` largest entries of each row, ties to the lower position: [B, G, T].
+
+    By the value of the last one that fits, which takes no sort of all T.
+    """
+    most = int(count_BG1.max()) if count_BG1.numel() else 0
+    if most == 0:
+        return torch.zeros_like(s_BGT, dtype=torch.bool)
+    top = s_BGT.topk(most).values
+    last = top.gather(-1, (count_BG1 - 1).clamp(min=0))
+    above, tied = s_BGT > last, s_BGT == last
+    room = count_BG1 - above.sum(-1, keepdim=True)
+    return above | (tied & (tied.cumsum(-1) <= room))
 
 
 def even_lengths(s_BGT: Tensor, budget: int) -> Tensor:

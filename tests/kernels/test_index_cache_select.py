@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nightlab.kernels.explain import explain, forget
+from nightlab.kernels.choice import explain, forget
 from nightlab.kernels.index_cache import (
     BlockShape,
     KeyCache,

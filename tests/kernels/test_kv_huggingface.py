@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,7 +76,8 @@ def test_generate_of_transformers_runs_on_an_evicted_cache() -> None:
     model = wrapped("Llama")
     state = prefill_and_evict(model, tokens(), policy("snapkv", Setup(window=6, pool=3)), 12)
     first = state.logits.argmax(dim=-1, keepdim=True)
-    out = model.causal.generate(
+    causal: Any = model.causal
+    out = causal.generate(
         torch.cat([tokens(), first], dim=1),
         past_key_values=carried(state.cache),
         max_new_tokens=5,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-from nightlab.kernels.explain import explain
+from nightlab.kernels.choice import explain
 from nightlab.kernels.kv import compact_triton, ops, score_triton, select_triton
 
 CHECK = Path(__file__).with_name("kv_interpreted.py")

@@ -4,7 +4,7 @@ An op calls :func:`record` when it has chosen a path; :func:`explain` lists the 
 op. The record is per process and holds one entry an op, so it costs nothing in a training loop.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,26 @@ class Choice:
         return f"{self.op}: {self.path} ({self.reason}; {self.calls} calls)"
 
 
-_choices: dict[str, Choice] = {}
+_choices: dict[str, tuple[str, str]] = {}
+_calls: dict[str, int] = {}
 
 
 def record(op: str, path: str, reason: str) -> None:
     """Note that ``op`` runs on ``path`` because of ``reason``."""
-    last = _choices.get(op)
-    if last is not None and (last.path, last.reason) == (path, reason):
-        _choices[op] = replace(last, calls=last.calls + 1)
+    chosen = (path, reason)
+    if _choices.get(op) == chosen:
+        _calls[op] += 1
     else:
-        _choices[op] = Choice(op, path, reason)
+        _choices[op], _calls[op] = chosen, 1
 
 
 def explain(op: str | None = None) -> tuple[Choice, ...]:
     """The last choice of every op that has run in this process, or of one op; sorted by name."""
-    return tuple(_choices[name] for name in sorted(_choices) if op is None or name == op)
+    names = sorted(name for name in _choices if op is None or name == op)
+    return tuple(Choice(name, *_choices[name], _calls[name]) for name in names)
 
 
 def forget() -> None:
     """Empty the record, so that what follows can be told apart from what went before."""
     _choices.clear()
+    _calls.clear()
