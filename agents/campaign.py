@@ -11,7 +11,7 @@ import signal
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,6 +62,12 @@ def take(ledger: Ledger, campaign: str) -> Lease:
     return ledger.acquire_lease(campaign, owner(), seconds=LEASE_SECONDS)
 
 
+MakeNodes = Callable[
+    [Lab, Decider, Sequence[str], Authors | None, threading.Event],
+    Nodes,
+]
+
+
 @dataclass
 class Supervisor:
     """Runs one campaign to its end."""
@@ -73,6 +79,9 @@ class Supervisor:
     writers: Authors | None = None
     """Those of the authors that are language models."""
     stopping: threading.Event = field(default_factory=threading.Event)
+    most_experiments: int | None = None
+    """Ends after so many, for a benchmark; None leaves that to the budget."""
+    make_nodes: MakeNodes = Nodes
     _control: RunControl = field(default_factory=RunControl)
     _launched: int = 0
 
@@ -106,7 +115,7 @@ class Supervisor:
             if earlier:
                 lab.log("learn", f"takes {len(earlier)} decisions of earlier campaigns along")
             decider = Decider(lab, self.policy, known, self._unavailable, home, earlier)
-            nodes = Nodes(lab, decider, self.authors, self.writers, self.stopping)
+            nodes = self.make_nodes(lab, decider, self.authors, self.writers, self.stopping)
             reason = self._search(graph, nodes)
         if self.stopping.is_set():
             return CampaignStatus.STOPPED, "stopped; `nightlab resume` goes on"
@@ -172,6 +181,9 @@ class Supervisor:
         if any(d.kind == "stop" for d in lab.ledger.directives(lab.campaign.id, unseen=True)):
             self.stop("a directive")
             return "stopped"
+        begun = lab.ledger.experiments(lab.campaign.id)
+        if self.most_experiments is not None and len(begun) > self.most_experiments:
+            return "its experiments are done"
         # Whatever is under way screens at least once more: leave room for it and for the closing.
         if lab.seconds_left() <= lab.closing_seconds() + lab.trial_seconds(lab.plan.screen):
             return "its time is spent"
@@ -184,7 +196,7 @@ class Supervisor:
             return "no author is left that can be asked"
         if closing.target_met(lab):
             return "its target is met"
-        recent = lab.ledger.experiments(lab.campaign.id)[-PATIENCE:]
+        recent = begun[-PATIENCE:]
         if len(recent) == PATIENCE and all(e.verdict is Verdict.INVALID for e in recent):
             return f"the last {PATIENCE} experiments were all invalid"
         return ""

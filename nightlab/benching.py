@@ -40,20 +40,83 @@ def loop(
     show({**result, "machine": machine(), "date": today()}, as_json)
 
 
+Real = Annotated[
+    bool, typer.Option("--real", help="A real campaign of planted edits; takes minutes.")
+]
+Seed = Annotated[int, typer.Option(help="Of the campaign or the simulation.")]
+Workers = Annotated[int, typer.Option(min=1, help="Trials side by side in a real campaign.")]
+TaskName = Annotated[str, typer.Option("--task", help="Task of a real campaign.")]
+
+
 @app.command()
-def null(campaigns: Annotated[int, typer.Option(min=200)] = 1000, as_json: AsJson = False) -> None:
-    """Simulated campaigns of edits that change nothing: how many are kept."""
+def null(
+    real: Real = False,
+    campaigns: Annotated[int, typer.Option(min=200, help="Simulated ones.")] = 1000,
+    edits: Annotated[int, typer.Option(min=1, help="Of the real campaign.")] = 20,
+    task: TaskName = "byte_lm",
+    sandbox: Tier = "auto",
+    workers: Workers = 2,
+    seed: Seed = 0,
+    out: Out = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Campaigns of edits that change nothing: how many are kept. Simulated, or a real one."""
+    if real:
+        from nightlab.agents.bench_campaign import command
+        from nightlab.settings import Settings
+
+        home = Settings.load().folder
+        made = command.real_null(
+            edits=edits, task=task, tier=sandbox, home=home, folder=home / "bench" / "null",
+            seed=seed, workers=workers, say=_say,
+        )  # fmt: skip
+        _planted({**made, "machine": machine(), "date": today()}, out / "null.png", as_json)
+        return
     from nightlab.evals.bench_null import simulated_null
+    from nightlab.evals.bench_null_plot import plot_null
 
-    show(simulated_null(machine=machine(), date=today(), campaigns=campaigns), as_json)
+    result = simulated_null(machine=machine(), date=today(), campaigns=campaigns, seed=seed)
+    plot_null(result, out / "null.png")
+    show(result, as_json)
 
 
 @app.command()
-def known(campaigns: Annotated[int, typer.Option(min=200)] = 2000, as_json: AsJson = False) -> None:
-    """Simulated campaigns with one planted gain: how often it is kept, and at what cost."""
-    from nightlab.evals.bench_null import simulated_known
+def known(
+    real: Real = False,
+    campaigns: Annotated[int, typer.Option(min=200, help="Simulated ones.")] = 2000,
+    task: TaskName = "byte_lm",
+    sandbox: Tier = "auto",
+    workers: Workers = 2,
+    seed: Seed = 0,
+    out: Out = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Planted gains: how often they are found, and at what cost. Simulated, or in real trials."""
+    if real:
+        from nightlab.agents.bench_campaign import command
+        from nightlab.settings import Settings
 
-    show(simulated_known(machine=machine(), date=today(), campaigns=campaigns), as_json)
+        home = Settings.load().folder
+        made = command.real_known(
+            task=task, tier=sandbox, home=home, folder=home / "bench" / "known",
+            seed=seed, workers=workers, say=_say,
+        )  # fmt: skip
+        _planted({**made, "machine": machine(), "date": today()}, out / "known.png", as_json)
+        return
+    from nightlab.evals.bench_null import simulated_known
+    from nightlab.evals.bench_null_plot import plot_known
+
+    result = simulated_known(machine=machine(), date=today(), campaigns=campaigns, seed=seed)
+    plot_known(result, out / "known.png")
+    show(result, as_json)
+
+
+def _planted(document: Mapping[str, object], picture: Path, as_json: bool) -> None:
+    from nightlab.agents.bench_campaign.command import plot
+
+    plot(document, picture)
+    show(document, as_json)
+    _say(f"plot  {picture}")
 
 
 @app.command()
