@@ -44,8 +44,6 @@ Real = Annotated[
     bool, typer.Option("--real", help="A real campaign of planted edits; takes minutes.")
 ]
 Seed = Annotated[int, typer.Option(help="Of the campaign or the simulation.")]
-Workers = Annotated[int, typer.Option(min=1, help="Trials side by side in a real campaign.")]
-TaskName = Annotated[str, typer.Option("--task", help="Task of a real campaign.")]
 
 
 @app.command()
@@ -62,7 +60,7 @@ def null(
 ) -> None:
     """Campaigns of edits that change nothing: how many are kept. Simulated, or a real one."""
     if real:
-        from nightlab.agents.bench_campaign import command
+        from nightlab.agents.bench_planted import command
         from nightlab.settings import Settings
 
         home = Settings.load().folder
@@ -93,7 +91,7 @@ def known(
 ) -> None:
     """Planted gains: how often they are found, and at what cost. Simulated, or in real trials."""
     if real:
-        from nightlab.agents.bench_campaign import command
+        from nightlab.agents.bench_planted import command
         from nightlab.settings import Settings
 
         home = Settings.load().folder
@@ -112,7 +110,7 @@ def known(
 
 
 def _planted(document: Mapping[str, object], picture: Path, as_json: bool) -> None:
-    from nightlab.agents.bench_campaign.command import plot
+    from nightlab.agents.bench_planted.command import plot
 
     plot(document, picture)
     show(document, as_json)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nightlab.agents.bench_campaign.edits import Kind, known, nulls, unseen
-from nightlab.agents.bench_campaign.run import Played, Say, confirmed, play
+from nightlab.agents.bench_planted.edits import Kind, known, nulls, unseen
+from nightlab.agents.bench_planted.run import Played, Say, confirmed, play
 from nightlab.evals.bench_null import Claim
 from nightlab.evals.task import load
 

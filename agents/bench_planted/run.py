@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nightlab.agents import judge, start
-from nightlab.agents.bench_campaign.edits import Kind, Planted
+from nightlab.agents.bench_planted.edits import Kind, Planted
 from nightlab.agents.campaign import Supervisor
 from nightlab.agents.lab import Lab
 from nightlab.agents.nodes import Nodes

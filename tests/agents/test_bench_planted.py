@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from nightlab.agents import catalogue, vet
-from nightlab.agents.bench_campaign import command
-from nightlab.agents.bench_campaign.edits import (
+from nightlab.agents.bench_planted import command
+from nightlab.agents.bench_planted.edits import (
     KNOWN,
     Kind,
     attributes,
