@@ -66,7 +66,9 @@ def run(
 ) -> None:
     """Run a campaign to its end and write its report."""
     from nightlab.agents.start import Order, begin
+    from nightlab.sandbox.choose import require
 
+    require(sandbox)  # before a model is asked, which may cost money
     who = _proposers(proposer)
     asked = _read(goal, task, trials, minutes, who)
     _say(asked, task, workers, who)
@@ -112,7 +114,9 @@ def begun(
     from dataclasses import replace
 
     from nightlab.agents.start import Order, begin
+    from nightlab.sandbox.choose import require
 
+    require(sandbox)  # before a model is asked, which may cost money
     seconds = (until - datetime.now().astimezone()).total_seconds()
     who = _proposers(proposer)
     asked = _read(goal, task, None, seconds / 60, who)

@@ -43,6 +43,20 @@ def survey() -> list[Readiness]:
     return [Readiness(tier, *ready(tier)) for tier in Tier]
 
 
+def require(name: str) -> str:
+    """What a named tier offers here; nothing is started.
+
+    Raises:
+        UsageError: there is no such tier.
+        MissingError: it is not ready; says how to make it so.
+    """
+    if name == AUTO:
+        return "the strongest that is ready"
+    if name not in [tier.value for tier in Tier]:
+        raise UsageError(f"no sandbox tier {name!r}; there are auto, {', '.join(Tier)}")
+    return _PROBES[Tier(name)]()
+
+
 def choose(name: str) -> Choice:
     """Start a tier by name, or with ``auto`` the strongest that is ready.
 
@@ -50,13 +64,10 @@ def choose(name: str) -> Choice:
         UsageError: there is no such tier.
         MissingError: the named tier is not ready; says how to make it so.
     """
+    reason = require(name)
     if name == AUTO:
         return _strongest()
-    if name not in [tier.value for tier in Tier]:
-        raise UsageError(f"no sandbox tier {name!r}; there are auto, {', '.join(Tier)}")
-    tier = Tier(name)
-    reason = _PROBES[tier]()
-    return Choice(_start(tier), (f"{tier}: {reason}",))
+    return Choice(_start(Tier(name)), (f"{name}: {reason}",))
 
 
 def _strongest() -> Choice:
