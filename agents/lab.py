@@ -228,6 +228,21 @@ class Lab:
                 )
         raise SandboxError(f"trial {row.id} was lost {TRIES} times; see `nightlab doctor`")
 
+    def smoke(self, experiment: str, program: Program) -> tuple[Cell, str | None]:
+        """A cell that has tried a program out, and why the program failed there, or None.
+
+        Raises SandboxError when the environment failed repeatedly.
+        """
+        for attempt in range(1, TRIES + 1):
+            try:
+                cell = self.bench.open()
+                return cell, self.bench.smoke(cell, program)
+            except SandboxError as fault:
+                if attempt == TRIES:
+                    raise
+                self.log("fault", str(fault)[:500], experiment)
+        raise AssertionError
+
     def _train(
         self, row: Trial, program: Program, rung: Rung, started: float, watch: Watch | None
     ) -> Trial:

@@ -103,8 +103,7 @@ class Nodes:
                 return {"verdict": Verdict.INVALID, "reason": reason}
             if reason := self._approval(experiment, program):
                 return {"verdict": Verdict.INVALID, "reason": reason}
-            cell = self.lab.bench.open()
-            reason = self.lab.bench.smoke(cell, program)
+            cell, reason = self.lab.smoke(experiment, program)
             if reason is None:
                 self.lab.cells[experiment] = cell
                 return {}

@@ -2,12 +2,15 @@
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from nightlab.agents import probing
+from nightlab.errors import SandboxError
 from nightlab.evals import scorer
 from nightlab.evals.task import Splits, Task
 from nightlab.sandbox.guest.wire import Array, Message
@@ -48,19 +51,24 @@ class Bench:
 
     @property
     def oracle_room(self) -> Room:
-        """What an oracle's cell is given: no data at all."""
-        return Room(memory_bytes=self.task.memory_bytes)
+        """What an oracle's cell is given: no data and no output folder."""
+        return Room(memory_bytes=self.task.memory_bytes, output_bytes=0)
 
     def open(self) -> Cell:
         """A warm training cell. Raises SandboxError."""
         return self.sandbox.open(self.training_room)
 
     def smoke(self, cell: Cell, program: Program) -> str | None:
-        """Build, one step and a causality check on tiny shapes; why it failed, or None."""
+        """Build, one step and a causality check on tiny shapes; why it failed, or None.
+
+        Raises SandboxError when the environment failed.
+        """
         job = self._job(cell, program, seed=0, budget=0.0)
         answer = cell.ask(Message({**job, "do": "smoke"}), Limits(cpu_seconds=20, wall_seconds=90))
         if answer is None:
             run = cell.close()
+            if run.ending is Ending.LOST:
+                raise SandboxError(f"a smoke test was lost: {run.reason}")
             return f"{run.ending}: {run.reason}"
         error = answer.header.get("error")
         return None if error is None else str(error)
@@ -82,13 +90,20 @@ class Bench:
     def measure(
         self, program: Program, run: Run, split: Split, seed: int, *, fresh_checker: bool = True
     ) -> Measurement | None:
-        """Score a finished run on a split; None if it did not finish."""
+        """Score a finished run on a split; None if it did not finish.
+
+        Raises SandboxError, the run's outputs discarded, when the environment failed.
+        """
         if run.ending is not Ending.FINISHED or run.outputs is None:
             return None
         weights = run.outputs / "weights.safetensors"
-        measured = self.score(
-            program, weights, split, seed, fresh_checker=fresh_checker, outputs=run.outputs
-        )
+        try:
+            measured = self.score(
+                program, weights, split, seed, fresh_checker=fresh_checker, outputs=run.outputs
+            )
+        except SandboxError:
+            discard(run)
+            raise
         extra = {
             "params": float(scorer.parameters(weights)),
             "peak_memory_mb": run.peak_memory_bytes / 2**20,
@@ -116,18 +131,29 @@ class Bench:
         ``outputs``: the run's folder, whose reported spectra are then compared with the oracle's.
         ``fresh_checker``: whether a second cell that has seen nothing answers the probes, as it
         must for foreign code; without it the probes go to the reader, late and in other company.
+        Raises SandboxError when the environment failed: that is no score and no failure.
         """
         text = np.fromfile(self._text(split), dtype=np.uint8)
         content = np.fromfile(weights, dtype=np.uint8)
         started = time.monotonic()
-        cells = [self.sandbox.open(self.oracle_room) for _ in range(2 if fresh_checker else 1)]
-        waited = time.monotonic() - started
-        try:
+        with self._oracles(2 if fresh_checker else 1) as cells:
+            waited = time.monotonic() - started
             measured = self._score(cells, program, content, text, seed, outputs)
             return _with_seconds(measured, started + waited)
+
+    @contextmanager
+    def _oracles(self, count: int) -> Iterator[list[Cell]]:
+        """Fresh cells without data. Raises SandboxError when one was lost, whatever was scored."""
+        cells: list[Cell] = []
+        try:
+            for _ in range(count):
+                cells.append(self.sandbox.open(self.oracle_room))
+            yield cells
         finally:
-            for cell in cells:
-                cell.close()
+            runs = [cell.close() for cell in cells]
+        for run in runs:
+            if run.ending is Ending.LOST:
+                raise SandboxError(f"an oracle was lost: {run.reason}")
 
     def _score(
         self,

@@ -233,7 +233,8 @@ def docker_engine() -> Iterator[Check]:
     except MissingError as missing:
         yield _lacking("docker engine", str(missing))
         return
-    runtimes = ", ".join(sorted(engine.runtimes()))
+    with closing(engine):
+        runtimes = ", ".join(sorted(engine.runtimes()))
     yield Check("docker engine", State.OK, f"API {engine.version}, runtimes {runtimes}")
 
 

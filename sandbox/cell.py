@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nightlab.errors import SandboxError
+from nightlab.sandbox import leftovers
 from nightlab.sandbox.body import Body, Death, Usage
 from nightlab.sandbox.channel import Channel, ChannelClosedError
 from nightlab.sandbox.guest.wire import Message, WireError, encode, receive
@@ -182,7 +183,7 @@ class LiveCell:
         return self._collect(expected)
 
     def _collect(self, expected: Mapping[str, int]) -> tuple[Ending, str, Path | None]:
-        into = Path(tempfile.mkdtemp(prefix="nightlab-outputs-"))
+        into = Path(tempfile.mkdtemp(prefix=leftovers.stem("outputs")))
         try:
             reason = self.body.collect(expected, into)
         except (OSError, SandboxError) as error:  # our disk or our engine, not the program

@@ -3,7 +3,7 @@
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -45,6 +45,8 @@ class Container:
         self._death: Death | None = None
         self._reading: cgroup.Reading | None = None
         self.bury: ThreadPoolExecutor | None = None
+        self.gone: Callable[[], None] = lambda: None
+        """Called once everything of it is dead and removed."""
 
     def alive(self) -> bool:
         with contextlib.suppress(SandboxError):
@@ -123,6 +125,7 @@ class Container:
         for kind, name in names:
             with contextlib.suppress(SandboxError):
                 self.engine.discard(kind, name)  # what is left behind, the reaper finds
+        self.gone()
 
 
 def usage_of(stats: Mapping[str, Any], cpu_before: float) -> Usage:

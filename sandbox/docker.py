@@ -7,6 +7,7 @@ dead.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import tempfile
@@ -24,7 +25,7 @@ from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 from requests.exceptions import RequestException
 
 from nightlab.errors import MissingError, SandboxError
-from nightlab.sandbox import image, reaper
+from nightlab.sandbox import gpu, image, leftovers, reaper
 from nightlab.sandbox.attached import AttachedChannel
 from nightlab.sandbox.cell import LiveCell
 from nightlab.sandbox.container import Container
@@ -222,6 +223,8 @@ class DockerSandbox:
         self._owner = reaper.owner()
         self._bury = ThreadPoolExecutor(2, "nightlab-bury")
         self._reaper = reaper.Reaper(self._engine)
+        self._gpus = gpu.Guard(gpu.read)
+        leftovers.sweep_folders(Path(tempfile.gettempdir()))
 
     def open(self, room: Room) -> LiveCell:
         started = time.monotonic()
@@ -231,17 +234,24 @@ class DockerSandbox:
             self._image[cuda] = self._engine.trainer(cuda=cuda)
         name = f"nightlab-{self._owner.rpartition(':')[2]}-{os.getpid()}-{next(_numbers)}"
         body = Container(self._engine, name, self._image[cuda], outputs=room.output_bytes > 0)
+        if room.gpu is not None:
+            self._gpus.admit(room.gpu)
+            body.gone = functools.partial(self._gpus.release, room.gpu)
         try:
             with engine_boundary("starting a container"):
                 channel = self._start(room, body)
         except SandboxError:
             body.remove()
             raise
-        body.bury = self._bury
+        body.bury = None if cuda else self._bury  # a GPU must be free again when a cell is closed
         paths = ("/data" if room.data else "", "/out")
         cell = LiveCell(self.tier, room, channel, body, paths)
         cell.greet(started, START_SECONDS)
-        body.find_meters()
+        try:
+            body.find_meters()
+        except SandboxError:
+            cell.close()
+            raise
         return cell
 
     def close(self) -> None:

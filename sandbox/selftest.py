@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ import psutil
 from numpy.typing import NDArray
 
 from nightlab.errors import NightlabError, SandboxError, UsageError
+from nightlab.sandbox import leftovers as folders
+from nightlab.sandbox import remains
 from nightlab.sandbox.abuse import CASES
 from nightlab.sandbox.abuse.case import (
     ACCEPTED,
@@ -40,6 +43,7 @@ SEED = 1
 BUDGET_SECONDS = 0.2
 CONTEXT = 32
 HONEST_LIMITS = Limits(cpu_seconds=10, wall_seconds=300)
+NOTHING_LEFT = "no folder, control group, container or volume stays"
 NOT_STOPPED, NOT_RUN = "not stopped by this tier", "not run"
 EXPECTED_FILES = {
     "weights.safetensors": WEIGHTS_BYTES,
@@ -107,7 +111,7 @@ class Bench:
 
     def __init__(self, sandbox: Sandbox, judge: Judge) -> None:
         self.sandbox, self.judge = sandbox, judge
-        self.folder = Path(tempfile.mkdtemp(prefix="nightlab-selftest-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=folders.stem("selftest")))
         self.data = self.folder / "data"
         self.data.mkdir(mode=0o755)
         text = (HONEST * 40).encode()
@@ -236,6 +240,19 @@ def _marked(mark: str) -> list[int]:
     return found
 
 
+def nothing_left(tier: Tier, before: AbstractSet[str]) -> Row:
+    """The last row of a table: what the tier, now closed, has on this host that it had not."""
+    left = sorted(remains.of_this_process(tier) - before)
+    return Row(
+        name=NOTHING_LEFT,
+        number="+",
+        expected="nothing",
+        seen=f"{len(left)} things" if left else "nothing",
+        holds=not left,
+        detail=", ".join(left)[:300],
+    )
+
+
 def run(
     tier: Tier,
     judge: Judge,
@@ -246,7 +263,7 @@ def run(
     """Run all cases whose name contains ``only`` through a tier."""
     from nightlab.sandbox.warm import WarmSandbox
 
-    started = time.monotonic()
+    started, before = time.monotonic(), remains.of_this_process(tier)
     sandbox = choose(tier).sandbox
     bench = Bench(sandbox, judge)
     if tier is not Tier.PROCESS:
@@ -265,6 +282,7 @@ def run(
             rows = list(pool.map(one, chosen))
     finally:
         bench.close()
+    rows.append(nothing_left(tier, before))
     return Table(tier=tier, rows=rows, seconds=time.monotonic() - started)
 
 

@@ -22,6 +22,7 @@ ALLOWED = {
 DOORS = {
     "openai": {"agents/model.py"},
     "docker": {"sandbox/docker.py"},
+    "pynvml": {"sandbox/gpu.py"},
     "ray": {"sandbox/ray.py"},
     "langgraph": {"agents/graph.py", "agents/campaign.py", "agents/nodes.py"},
 }

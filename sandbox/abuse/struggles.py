@@ -103,6 +103,12 @@ for target in (1, os.getppid(), -1):
         program="os.kill(os.getpid(), signal.SIGKILL)",
     ),
     Case(
+        name="exits as if it had been killed from outside",
+        number="18",
+        expected=ends(Ending.CRASHED),
+        program="os._exit(137)",
+    ),
+    Case(
         name="segmentation fault",
         number="18",
         expected=ends(Ending.CRASHED),

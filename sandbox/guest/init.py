@@ -34,7 +34,8 @@ def watch(work: Callable[[], None]) -> None:
             os._exit(code)
         if pid == worker:
             code = os.waitstatus_to_exitcode(status)
-            code = code if code >= 0 else KILLED_BASE - code
+            # A status of its own choice must not look like a signal, ours or anyone's.
+            code = min(code, KILLED_BASE - 1) if code >= 0 else KILLED_BASE - code
             if os.getpid() == 1:  # the kernel ends everything else in the container
                 os._exit(code)
 

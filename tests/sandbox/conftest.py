@@ -4,10 +4,14 @@ A test that takes ``bench`` or ``tier`` runs once on every tier.
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from nightlab.sandbox import leftovers
 from nightlab.sandbox.choose import choose, ready
 from nightlab.sandbox.selftest import Bench
 from nightlab.sandbox.warm import WarmSandbox
@@ -19,6 +23,14 @@ TIERS = [
     pytest.param(Tier.BWRAP, id="bwrap", marks=pytest.mark.bwrap),
     pytest.param(Tier.DOCKER, id="docker", marks=pytest.mark.docker),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _outputs_go_with_their_test() -> Iterator[None]:
+    """A test may look at what a run left; nobody else does."""
+    yield
+    for folder in Path(tempfile.gettempdir()).glob(f"{leftovers.stem('outputs')}*"):
+        shutil.rmtree(folder)
 
 
 def require(tier: Tier) -> Tier:
@@ -38,7 +50,7 @@ def tier(request: pytest.FixtureRequest) -> Tier:
     return require(chosen)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bench(tier: Tier) -> Iterator[Bench]:
     """A warm tier with an honest program's data and weights."""
     sandbox = choose(tier).sandbox

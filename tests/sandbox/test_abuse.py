@@ -14,7 +14,7 @@ def rows(tier: Tier) -> dict[str, selftest.Row]:
     return {row.name: row for row in selftest.run(tier, judge).rows}
 
 
-@pytest.mark.parametrize("name", [case.name for case in CASES])
+@pytest.mark.parametrize("name", [*(case.name for case in CASES), selftest.NOTHING_LEFT])
 def test_ends_as_it_must(rows: dict[str, selftest.Row], name: str) -> None:
     row = rows[name]
     assert row.holds, f"expected {row.expected}, saw {row.seen}: {row.detail}"
@@ -23,7 +23,7 @@ def test_ends_as_it_must(rows: dict[str, selftest.Row], name: str) -> None:
 @pytest.mark.slow
 def test_a_crowd_of_hostile_programs_does_not_change_an_honest_score(tier: Tier) -> None:
     table = crowd.run(tier, judge, hostile=6, honest=2)
-    assert len(table.rows) == 8
+    assert len(table.rows) == 9
     assert [row for row in table.rows if not row.holds] == []
 
 
