@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nightlab.agents import campaign, diagnose, spectra, start
+from nightlab.agents import campaign, diagnose, spectra, start, subject
 from nightlab.agents.lab import Lab
 from nightlab.agents.policy import stored
 from nightlab.agents.policy.decisions import Head
@@ -20,6 +20,9 @@ from nightlab.agents.policy.interface import Decision, Outcome, Record
 from nightlab.agents.policy.network import NetworkScorer
 from nightlab.agents.policy.rewards import learning_rewards
 from nightlab.agents.start import Order
+from nightlab.agents.subject import Inside
+from nightlab.errors import UsageError
+from nightlab.evals.nerve.hugging_face import Probing
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import Spectrum
 from nightlab.memory.report import screens
@@ -152,6 +155,22 @@ def test_the_policy_reads_gains_over_the_baseline_from_the_oracles_spectra(lab: 
 def test_the_bonus_of_an_experiment_is_bounded_by_its_small_weight(lab: Lab) -> None:
     assert abs(spectra.bonus(lab, "c1-1", "c1-0")) <= 0.02
     assert spectra.bonus(lab, "c1-1", "c1-1") == 0.0
+
+
+def test_an_experiment_is_shown_by_step_or_with_data_at_rest(lab: Lab, tmp_path: Path) -> None:
+    probing = Probing(batches=2, rows=4, length=32, tokens=64)
+    series = subject.of_trial(lab.ledger, "c1-1", Inside("process", False, (), probing))
+    assert "self-reported" in series.about
+    assert {reading.step for reading in series.series} >= {10}
+    text = tmp_path / "text.py"
+    text.write_text("import json\n" * 200)
+    inside = Inside("process", False, [text], probing)
+    still = subject.of_trial(lab.ledger, "c1-0", inside)
+    assert still.report is not None
+    assert [each.layer for each in still.report.found] == [0, 1]
+    assert "process sandbox" in still.about
+    with pytest.raises(UsageError, match="keep no weights"):
+        subject.of_trial(lab.ledger, "c1-1", inside)
 
 
 def _records(rewards: Sequence[float]) -> list[Record]:
