@@ -15,6 +15,7 @@ CONFIRM_SHARE = 0.2
 """One confirmation of three pairs may take this much of the budget."""
 UNLIMITED_SECONDS = 24 * 3600.0
 MOST_SEEDS = 256
+SEED_RANGE = 900_000
 _PURPOSE_CODES = {Purpose.NOISE: 1, Purpose.SCREEN: 1, Purpose.CONFIRM: 2, Purpose.AUDIT: 1}
 
 
@@ -133,8 +134,9 @@ def seeds(
     """Seeds of the evaluator's choice: the same for both arms of a pair, fresh per confirmation.
 
     Asking for more only adds to the end. Screening uses the first seeds of the noise floor, so
-    that the baseline is measured on them.
+    that the baseline is measured on them. Each confirmation draws from a range of its own: no
+    trial that helped to choose a program can be among those that measure its gain.
     """
     entropy = [campaign_seed, _PURPOSE_CODES[purpose], confirmation]
-    drawn = np.random.default_rng(entropy).choice(900_000, MOST_SEEDS, replace=False)
-    return [100_000 + int(seed) for seed in drawn[:count]]
+    drawn = np.random.default_rng(entropy).choice(SEED_RANGE, MOST_SEEDS, replace=False)
+    return [100_000 + SEED_RANGE * confirmation + int(seed) for seed in drawn[:count]]
