@@ -3,7 +3,8 @@
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -30,9 +31,23 @@ def learn(
     store: Annotated[
         bool, typer.Option("--store/--no-store", help="Keep it for `run --policy warm`.")
     ] = True,
+    model: Annotated[
+        str, typer.Option(help="Train this language model instead: a folder or a hub name.")
+    ] = "",
+    method: Annotated[str, typer.Option(help="With --model: sft, dpo or grpo.")] = "sft",
+    out: Annotated[Path | None, typer.Option(help="With --model: folder for the adapter.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="With --model: optimizer steps.")] = 100,
+    rate: Annotated[float | None, typer.Option(min=0, help="With --model: learning rate.")] = None,
+    off_policy: Annotated[
+        bool, typer.Option("--off-policy", help="GRPO on stored answers, where that is sound.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn off-policy from stored campaigns; adopted only where held-out decisions say so."""
+    if model:
+        trained = _Model(model, method, out, steps, rate, seed, off_policy)
+        _finetune(trained, tuple(campaigns or ()), as_json)
+        return
     if policy is Beginning.BANDIT:
         raise UsageError("the bandit has nothing that could learn: choose warm or cold")
     with reading() as (ledger, settings):
@@ -49,6 +64,51 @@ def learn(
         print_json(jsonable(document(found)))
     else:
         _show(found)
+
+
+class _Model(NamedTuple):
+    """A language model to train."""
+
+    base: str
+    method: str
+    out: Path | None
+    steps: int
+    rate: float | None
+    seed: int
+    off_policy: bool
+
+
+def _finetune(model: _Model, campaigns: tuple[str, ...], as_json: bool) -> None:
+    from nightlab.agents.finetune.learn import Method, Order, document, finetune, recipe_for
+    from nightlab.memory.report.documents import jsonable
+
+    if model.method not in list(Method):
+        raise UsageError(f"no method {model.method!r}: choose {', '.join(Method)}")
+    if model.out is None:
+        raise UsageError("--model needs --out, a folder for the adapter")
+    method = Method(model.method)
+    order = Order(
+        base=model.base,
+        method=method,
+        out=model.out,
+        campaigns=campaigns,
+        off_policy=model.off_policy,
+        recipe=recipe_for(method, model.steps, model.rate, model.seed),
+    )
+    with reading() as (ledger, _):
+        found = finetune(ledger, order, lambda line: print(line, file=sys.stderr, flush=True))
+    if as_json:
+        print_json(jsonable(document(found)))
+        return
+    trained = found.trained
+    print(f"trained  {found.examples} examples, {trained.steps} steps {trained.stopped}")
+    if trained.losses:
+        print(f"loss     {trained.losses[0]:.4f} to {trained.losses[-1]:.4f}")
+    for name, look in (("before", trained.before), ("after", trained.after)):
+        if look is not None:
+            words = f"{look.usable:.0%} usable, {look.distinct_texts:.0%} different"
+            print(f"{name:8} {words}, worth {look.mean:.2f} mean, {look.best:.2f} best")
+    print(f"adapter  {found.adapter}\nmerged   {found.merged}")
 
 
 class _Progress:
