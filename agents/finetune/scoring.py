@@ -8,7 +8,6 @@ import numpy as np
 from nightlab.agents.author import formats
 from nightlab.agents.author.formats import Format
 from nightlab.agents.author.mistake import MisreadError
-from nightlab.agents.catalogue import operator
 from nightlab.agents.finetune.selection import Group
 from nightlab.agents.policy.rewards import CLIP, entropic_advantages
 
@@ -32,10 +31,8 @@ class Read:
 
 def read(text: str, group: Group) -> Read:
     """An answer as the loop would read it, and its worth in the group's table."""
-    tried = {name for row in group.rows for name in row.operators}
-    offered = [operator(*name.split(":", 1)) for name in sorted(tried)]
     try:
-        edit = formats.read(Format.CHOICE, text, group.rows[0].program, offered)
+        edit = formats.read(Format.CHOICE, text, group.rows[0].program, group.offered)
     except MisreadError:
         return Read((), UNREADABLE)
     key = tuple(sorted(o.name for o in edit.operators))

@@ -9,7 +9,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nightlab.agents.finetune.examples import Example, Examples, Talk, prompt_for
+from nightlab.agents.catalogue import Operator
+from nightlab.agents.finetune.examples import (
+    MENU,
+    Example,
+    Examples,
+    Talk,
+    menu_for,
+    prompt_for,
+)
 from nightlab.agents.policy.interface import Outcome
 from nightlab.errors import MissingError
 from nightlab.memory.records import Campaign
@@ -52,8 +60,16 @@ class Group:
     @property
     def prompt(self) -> Talk:
         """A prompt whose menu offers what was measured."""
-        tried = [name for row in self.rows for name in row.operators]
-        return prompt_for(self.rows[0].program, self.campaign, tried[:10], self.parent)
+        return prompt_for(self.rows[0].program, self.campaign, self._tried, self.parent)
+
+    @property
+    def offered(self) -> list[Operator]:
+        """The prompt's menu, in its order."""
+        return menu_for(self.rows[0].program, self._tried, self.parent)
+
+    @property
+    def _tried(self) -> list[str]:
+        return list(dict.fromkeys(name for row in self.rows for name in row.operators))[:MENU]
 
 
 def confirmed(sets: Iterable[Examples]) -> list[Example]:
