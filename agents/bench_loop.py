@@ -24,7 +24,7 @@ from nightlab.agents.nodes import Nodes
 from nightlab.agents.plan import Plan
 from nightlab.agents.policy.bandit import PuctThompson
 from nightlab.agents.round import Round
-from nightlab.evals import corpus
+from nightlab.evals import scorer
 from nightlab.evals.task import SHIPPED, Task, load
 from nightlab.memory.ledger import Ledger
 from nightlab.sandbox.choose import choose
@@ -135,7 +135,7 @@ def _lab(tier: Tier, home: Path, *, workers: int, warm: bool, seconds: float) ->
     folder = Path(tempfile.mkdtemp(prefix="nightlab-bench-"))
     task = _short_task(folder, seconds)
     choice = choose(tier)
-    splits = corpus.prepare(task, home)
+    splits = scorer.make(task).prepare(home)
     place = start.bench(task, splits, choice.sandbox, workers, warm=warm)
     try:
         with Ledger.open(f"sqlite:///{folder}/ledger.db", folder / "artifacts") as ledger:

@@ -39,15 +39,6 @@ class Probed:
     doubts: tuple[str, ...]
 
 
-def batches(text: Tokens, context: int, rng: np.random.Generator) -> list[Tokens]:
-    """Probe batches (PROBE_ROWS, context) at places of the text that only the evaluator knows."""
-    found = []
-    for _ in range(BATCHES):
-        starts = rng.integers(0, len(text) - context + 1, PROBE_ROWS)
-        found.append(text[starts[:, None] + np.arange(context)])
-    return found
-
-
 def check(cell: Cell, outputs: Path, tokens: Sequence[Tokens]) -> Probed:
     """Probe an open oracle and compare with what the trainer left in ``outputs``.
 

@@ -19,7 +19,7 @@ from nightlab.agents.plan import Plan
 from nightlab.agents.question import Endpoint
 from nightlab.agents.trial import Bench
 from nightlab.errors import MissingError, UsageError
-from nightlab.evals import corpus, own_corpus
+from nightlab.evals import own_corpus, scorer
 from nightlab.evals.task import Splits, Task, load
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import JSON, Call, Campaign, Lease
@@ -70,7 +70,7 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
         tokens=sum(call.tokens_in + call.tokens_out for call in order.calls),
         usd=sum(call.usd or 0.0 for call in order.calls),
     )
-    splits = corpus.prepare(task, home)
+    splits = scorer.make(task).prepare(home)
     settings: dict[str, JSON] = {
         "data": order.data,
         "corpus": splits.digest,
@@ -119,7 +119,7 @@ def resume(
     campaign = ledger.campaign(campaign_id)
     named = campaign.settings.get("data")
     task = own_corpus.on(load(campaign.task), str(named) if named else None)
-    splits = corpus.prepare(task, home, str(campaign.settings.get("corpus")))
+    splits = scorer.make(task).prepare(home, str(campaign.settings.get("corpus")))
     if splits.digest != campaign.settings.get("corpus"):
         raise UsageError(
             f"campaign {campaign_id} was measured on corpus {campaign.settings.get('corpus')}, but "

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +11,9 @@ import numpy as np
 
 from nightlab.agents import probing
 from nightlab.errors import SandboxError
-from nightlab.evals import scorer
-from nightlab.evals.task import Splits, Task
+from nightlab.evals.oracles import Oracles
+from nightlab.evals.scorer import Scorer, make, parameters
+from nightlab.evals.task import Source, Splits, Task
 from nightlab.sandbox.guest.wire import Array, Message
 from nightlab.sandbox.protocol import Cell, Hear, Room, Sandbox, ignore
 from nightlab.vocabulary import (
@@ -43,6 +44,11 @@ class Bench:
     splits: Splits
     sandbox: Sandbox
     device: str = "cpu"
+
+    @property
+    def scorer(self) -> Scorer:
+        """The task's trusted code."""
+        return make(self.task)
 
     @property
     def training_room(self) -> Room:
@@ -105,7 +111,7 @@ class Bench:
             discard(run)
             raise
         extra = {
-            "params": float(scorer.parameters(weights)),
+            "params": float(parameters(weights)),
             "peak_memory_mb": run.peak_memory_bytes / 2**20,
         }
         metrics = {**measured.metrics, **extra} if measured.metrics else {}
@@ -133,12 +139,11 @@ class Bench:
         must for foreign code; without it the probes go to the reader, late and in other company.
         Raises SandboxError when the environment failed: that is no score and no failure.
         """
-        text = np.fromfile(self._text(split), dtype=np.uint8)
         content = np.fromfile(weights, dtype=np.uint8)
         started = time.monotonic()
         with self._oracles(2 if fresh_checker else 1) as cells:
             waited = time.monotonic() - started
-            measured = self._score(cells, program, content, text, seed, outputs)
+            measured = self._score(cells, program, content, self._file(split), seed, outputs)
             return _with_seconds(measured, started + waited)
 
     @contextmanager
@@ -160,11 +165,11 @@ class Bench:
         cells: list[Cell],
         program: Program,
         weights: Array,
-        text: scorer.Bytes,
+        split: Path,
         seed: int,
         outputs: Path | None,
     ) -> Measurement:
-        contexts = []
+        oracles = []
         for cell in cells:
             request = Message(
                 {"do": "open", "files": dict(program.files), "device": self.device}, [weights]
@@ -173,22 +178,17 @@ class Bench:
             if answer is None or "error" in answer.header:
                 run = cell.close()
                 return Measurement(metrics={}, reasons=(f"the oracle did not open: {run.reason}",))
-            contexts.append(answer.header.get("context"))
-        context = contexts[0]
-        if contexts[0] != contexts[-1] or type(context) is not int:
-            reason = f"declared contexts {contexts}"
-            return Measurement(metrics={}, integrity=Integrity.TAMPERED, reasons=(reason,))
-        oracles = scorer.Oracles(
-            context=context, reader=_forward(cells[0]), checker=_forward(cells[-1])
-        )
-        rng = np.random.default_rng([seed, len(text)])
-        measured = scorer.score(text, oracles, self.task.max_context, rng)
+            oracles.append(CellOracle(cell, answer.header))
+        rng = np.random.default_rng([seed, split.stat().st_size])
+        pair = Oracles(reader=oracles[0], checker=oracles[-1])
+        measured = self.scorer.score(split, pair, rng)
         if outputs is None or not measured.metrics:
             return measured
-        tokens = probing.batches(text, context, rng)
+        size = probing.PROBE_ROWS, pair.context(self.task.max_context)
+        tokens = [self.scorer.sample(split, *size, rng) for _ in range(probing.BATCHES)]
         return _suspected(measured, probing.check(cells[0], outputs, tokens).doubts)
 
-    def _text(self, split: Split) -> Path:
+    def _file(self, split: Split) -> Path:
         return self.splits.holdout if split is Split.HOLDOUT else self.splits.search
 
     def _job(self, cell: Cell, program: Program, *, seed: int, budget: float) -> dict[str, object]:
@@ -196,7 +196,7 @@ class Bench:
             "files": dict(program.files),
             "seed": seed,
             "budget_seconds": budget,
-            "data": f"{cell.data}/train.bin",
+            "data": [_located(source, cell.data) for source in self.scorer.sources],
             "out": cell.out,
             "max_context": self.task.max_context,
             "device": self.device,
@@ -209,14 +209,23 @@ def discard(run: Run) -> None:
         shutil.rmtree(run.outputs, ignore_errors=True)
 
 
-def _forward(cell: Cell) -> scorer.Forward:
-    def forward(tokens_BT: scorer.Bytes) -> Array | None:
-        answer = cell.ask(Message({"do": "logits"}, [tokens_BT]), SCORING_LIMITS)
-        if answer is None or len(answer.arrays) != 1:
-            return None
-        return answer.arrays[0]
+@dataclass(frozen=True)
+class CellOracle:
+    """A trained program in a cell, as a scorer sees it."""
 
-    return forward
+    cell: Cell
+    facts: Mapping[str, object]
+
+    def ask(self, what: str, *arrays: Array, **options: object) -> Sequence[Array] | None:
+        """What the guest answers; None when it died, passed a limit or raised."""
+        answer = self.cell.ask(Message({**options, "do": what}, arrays), SCORING_LIMITS)
+        return None if answer is None or "error" in answer.header else answer.arrays
+
+
+def _located(source: Source, folder: str) -> dict[str, object]:
+    """A source as the guest sees it."""
+    mask = None if source.mask is None else f"{folder}/{source.mask}"
+    return {"tokens": f"{folder}/{source.tokens}", "mask": mask, "row": source.row}
 
 
 def _suspected(measured: Measurement, doubts: tuple[str, ...]) -> Measurement:

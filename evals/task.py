@@ -16,11 +16,25 @@ SHIPPED = Path(__file__).parent / "tasks"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """One body of training data, as the frozen trainer is told of it."""
+
+    tokens: str
+    """Its file in the train folder: bytes, or little-endian uint16 where it ends in ``.u16``."""
+    mask: str | None = None
+    """A file of as many bytes: 1 where a token counts as a target. None: all of them count."""
+    row: int | None = None
+    """Tokens of one example; a row is trained on as it is. None: one stream, and any window of
+    the program's context. Of several sources the trainer takes the one with the longest rows
+    that fit the program's context."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Splits:
     """A task's data on the host. Only ``train`` may be mounted in a sandbox."""
 
     train: Path
-    """A folder that holds nothing but the train split, in ``train.bin``."""
+    """A folder that holds nothing but the train split."""
     search: Path
     holdout: Path
     digest: str
@@ -39,6 +53,10 @@ class Task:
     direction: Direction
     metrics: Mapping[str, Direction]
     """Every metric the task can measure, and which way it is better."""
+    scorer: str
+    """Kind of its trusted code: which data it makes and how it scores (``evals/scorer.py``)."""
+    vocabulary: int
+    """Number of token values."""
     baseline: Program
     rungs: tuple[Rung, ...]
     """Cheapest first."""
@@ -47,7 +65,9 @@ class Task:
     weights_bytes: int
     """Largest weights file a trial may leave."""
     data: Mapping[str, Any]
-    """The ``[data]`` table: whatever the task's corpus needs."""
+    """The ``[data]`` table: whatever the task's trusted code needs."""
+    folder: Path
+    """Where its ``task.toml`` is."""
 
     def rung(self, name: str) -> Rung:
         """The rung of that name.
@@ -102,10 +122,13 @@ def _read(folder: Path, table: Mapping[str, Any]) -> Task:
         metric=table["metric"],
         direction=Direction(table["direction"]),
         metrics=metrics,
+        scorer=table.get("scorer", "bits_per_byte"),
+        vocabulary=int(table.get("vocabulary", 256)),
         baseline=Program(files),
         rungs=tuple(sorted(rungs, key=lambda rung: rung.cpu_seconds)),
         max_context=int(table["max_context"]),
         memory_bytes=int(table["limits"]["memory_mb"]) << 20,
         weights_bytes=int(table["limits"]["weights_mb"]) << 20,
         data=table["data"],
+        folder=folder,
     )

@@ -83,12 +83,14 @@ def judge(context: int, reader: "Ask", checker: "Ask") -> "Verdict":
     """The trusted scorer over a small text, as the self-test's judge."""
     import numpy as np
 
-    from nightlab.evals.scorer import Oracles, score
+    from nightlab.evals.bits_per_byte import score
+    from nightlab.evals.oracles import Answering, Oracles
     from nightlab.sandbox.abuse.case import HONEST
     from nightlab.sandbox.selftest import Verdict
 
     text = np.frombuffer((HONEST * 3).encode(), np.uint8)
-    oracles = Oracles(context=context, reader=reader, checker=checker)
+    reading, checking = Answering(reader, context), Answering(checker, context)
+    oracles = Oracles(reader=reading, checker=checking)
     measured = score(text, oracles, 2 * context, np.random.default_rng(0))
     bits = measured.metrics.get("val_bpb")
     return Verdict(bits, "; ".join(measured.reasons) or f"{bits:.3f} bits per byte")

@@ -183,7 +183,7 @@ class Bench:
         return Message(
             {
                 "do": "train", "files": files, "seed": SEED, "budget_seconds": BUDGET_SECONDS,
-                "data": f"{cell.data}/train.u8", "out": cell.out, "max_context": 64,
+                "data": [{"tokens": f"{cell.data}/train.u8"}], "out": cell.out, "max_context": 64,
                 "device": "cpu",
             }
         )  # fmt: skip

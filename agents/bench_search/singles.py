@@ -21,7 +21,7 @@ import numpy as np
 from nightlab.agents import catalogue, start
 from nightlab.agents import trial as trials
 from nightlab.agents.trial import Bench
-from nightlab.evals import corpus
+from nightlab.evals import scorer
 from nightlab.evals.task import load
 from nightlab.sandbox.choose import choose
 from nightlab.vocabulary import Program, Run, Rung, Split
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     task = load(given.task)
     choice = choose(given.sandbox)
-    bench = start.bench(task, corpus.prepare(task, given.home), choice.sandbox, given.workers)
+    bench = start.bench(task, scorer.make(task).prepare(given.home), choice.sandbox, given.workers)
     try:
         rung = task.rung(given.rung)
         record(bench, rung, given.out, given.combined, given.workers, given.seed)

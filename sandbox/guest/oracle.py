@@ -16,6 +16,9 @@ from torch import nn
 from nightlab.sandbox.guest.spectra import probe
 from nightlab.sandbox.guest.wire import Array
 
+Answer = tuple[dict[str, object], list[Array]]
+"""Plain facts and arrays."""
+
 
 class Oracle:
     """A trained program, ready to answer."""
@@ -28,6 +31,21 @@ class Oracle:
         self.context = int(recipe.context)
         self.device = device
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the host is told when it opens: a declaration that it checks."""
+        return {"context": self.context}
+
+    def answer(self, what: str, arrays: Sequence[Array], job: Mapping[str, Any]) -> Answer:
+        """Answer one request of the host. Raises ValueError for one it does not know."""
+        match what:
+            case "logits":
+                return {}, self.logits(arrays)
+            case "spectra":
+                return self.spectra(arrays, job)
+            case other:
+                raise ValueError(f"unknown request {other!r}")
+
     def logits(self, arrays: Sequence[Array]) -> list[Array]:
         """Tokens (B, T) to logits (B, T, V) in float32."""
         (tokens_BT,) = arrays
@@ -35,9 +53,7 @@ class Oracle:
         with torch.no_grad():
             return [self.model(tokens).float().cpu().numpy()]
 
-    def spectra(
-        self, arrays: Sequence[Array], job: Mapping[str, Any]
-    ) -> tuple[dict[str, object], list[Array]]:
+    def spectra(self, arrays: Sequence[Array], job: Mapping[str, Any]) -> Answer:
         """Spectra on one probe batch of tokens (B, T): records and, if asked, eigenvalues."""
         (tokens_BT,) = arrays
         tokens = torch.from_numpy(tokens_BT.astype(np.int64)).to(self.device)

@@ -9,7 +9,7 @@ advisory ``spectra.jsonl``.
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,14 +28,26 @@ CURVE_POINTS = 50
 
 
 @dataclass(frozen=True)
+class Source:
+    """One body of training data."""
+
+    tokens: Path
+    """Raw bytes, or little-endian uint16 tokens when it ends in .u16."""
+    mask: Path | None = None
+    """As many bytes: 1 where a token counts as a target. None: all count."""
+    row: int | None = None
+    """Tokens of one example, used whole; None: a stream, of which any window is used."""
+
+
+@dataclass(frozen=True)
 class TrainJob:
     """What the evaluator fixes: the program has no say in any of it."""
 
     seed: int
     budget_seconds: float
     """CPU seconds of the training loop; on a GPU, wall seconds."""
-    data: Path
-    """The train split: raw bytes, or little-endian uint16 tokens when it ends in .u16."""
+    sources: Sequence["Source"]
+    """The train split; the one with the longest rows that fit the program's context is used."""
     out: Path
     max_context: int
     device: str = "cpu"
@@ -44,21 +56,40 @@ class TrainJob:
 Report = Callable[[dict[str, Any]], None]
 
 
+Batch = tuple[Tensor, Tensor, Tensor | None]
+"""Inputs and targets, each (B, T) int64, and which targets count, (B, T) float32, or None."""
+
+
 class Batches:
     """Random windows of the train split, in an order that only the evaluator's seed decides."""
 
-    def __init__(self, data: Path, context: int, batch: int, seed: int, device: str) -> None:
-        dtype = np.uint16 if data.suffix == ".u16" else np.uint8
-        self.data = np.memmap(data, dtype=dtype, mode="r")
-        self.context, self.batch, self.device = context, batch, device
+    def __init__(self, source: Source, context: int, batch: int, seed: int, device: str) -> None:
+        dtype = np.uint16 if source.tokens.suffix == ".u16" else np.uint8
+        self.data = np.memmap(source.tokens, dtype=dtype, mode="r")
+        self.mask = np.memmap(source.mask, dtype=np.uint8, mode="r") if source.mask else None
+        self.row, self.batch, self.device = source.row, batch, device
+        self.context = context if source.row is None else source.row - 1
+        """Inputs of one example: a row's last token is a target only."""
         self.rng = np.random.default_rng(seed)
 
-    def next(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets, each (B, T) int64."""
-        starts = self.rng.integers(0, len(self.data) - self.context, self.batch)
-        rows = self.data[starts[:, None] + np.arange(self.context + 1)].astype(np.int64)
-        window = torch.from_numpy(rows).to(self.device)
-        return window[:, :-1], window[:, 1:]
+    def next(self) -> Batch:
+        """The next batch."""
+        if self.row is None:
+            starts = self.rng.integers(0, len(self.data) - self.context, self.batch)
+        else:
+            starts = self.row * self.rng.integers(0, len(self.data) // self.row, self.batch)
+        at = starts[:, None] + np.arange(self.context + 1)
+        window = torch.from_numpy(self.data[at].astype(np.int64)).to(self.device)
+        if self.mask is None:
+            return window[:, :-1], window[:, 1:], None
+        counts = torch.from_numpy(self.mask[at[:, 1:]].astype(np.float32)).to(self.device)
+        return window[:, :-1], window[:, 1:], counts
+
+
+def fitting(sources: Sequence[Source], context: int) -> Source:
+    """The source with the longest rows that fit a context, or the shortest there is."""
+    by_row = sorted(sources, key=lambda source: source.row or 0)
+    return [by_row[0], *(source for source in by_row if (source.row or 0) <= context)][-1]
 
 
 def build(program: ModuleType, seed: int, device: str) -> tuple[nn.Module, Any]:
@@ -68,10 +99,17 @@ def build(program: ModuleType, seed: int, device: str) -> tuple[nn.Module, Any]:
     return program.Model(recipe).to(device), recipe
 
 
-def loss_of(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Mean cross-entropy in nats, plus what the model says its own auxiliary losses are."""
-    logits = model(inputs_BT)
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets_BT.flatten())
+def loss_of(
+    model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor, counts_BT: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy in nats over the targets that count, plus what the model says its own
+    auxiliary losses are."""
+    logits = model(inputs_BT).flatten(0, 1).float()
+    if counts_BT is None:
+        loss = F.cross_entropy(logits, targets_BT.flatten())
+    else:
+        each = F.cross_entropy(logits, targets_BT.flatten(), reduction="none")
+        loss = (each * counts_BT.flatten()).sum() / counts_BT.sum().clamp(min=1)
     extra = getattr(model, "auxiliary_loss", None)
     return loss + extra() if callable(extra) else loss
 
@@ -104,7 +142,8 @@ def train(program: ModuleType, job: TrainJob, report: Report) -> None:
     optimizer = program.make_optimizer(model, recipe)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
-    batches = Batches(job.data, recipe.context, recipe.batch, job.seed, job.device)
+    source = fitting(job.sources, recipe.context)
+    batches = Batches(source, recipe.context, recipe.batch, job.seed, job.device)
     clock = time.process_time if job.device == "cpu" else time.monotonic
     model.train()
     spectra = Recording(model, job.out)
@@ -149,7 +188,7 @@ def _loop(
         t.optimizer.step()
         step += 1
         if progress >= due:
-            tokens = step * t.recipe.batch * t.recipe.context
+            tokens = step * t.batches.batch * t.batches.context
             point = {"progress": progress, "step": step, "tokens": tokens}
             point["loss"] = sum(losses) / len(losses)
             write(json.dumps(point) + "\n")

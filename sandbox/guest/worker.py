@@ -93,11 +93,9 @@ class Worker:
                 return {"ok": True}, ()
             case "open":
                 self.oracle = _open(self._program(job), request.arrays, str(job["device"]))
-                return {"ok": True, "context": self.oracle.context}, ()
-            case "logits" if self.oracle is not None:
-                return {"ok": True}, self.oracle.logits(request.arrays)
-            case "spectra" if self.oracle is not None:
-                header, found = self.oracle.spectra(request.arrays, job)
+                return {"ok": True, **self.oracle.facts}, ()
+            case str(what) if self.oracle is not None:
+                header, found = self.oracle.answer(what, request.arrays, job)
                 return {"ok": True, **header}, found
             case other:
                 raise ValueError(f"unknown request {other!r}")
@@ -115,11 +113,16 @@ def _train_job(job: Mapping[str, Any]) -> train.TrainJob:
     return train.TrainJob(
         seed=job["seed"],
         budget_seconds=job["budget_seconds"],
-        data=Path(job["data"]),
+        sources=[_source(source) for source in job["data"]],
         out=Path(job["out"]),
         max_context=job["max_context"],
         device=job["device"],
     )
+
+
+def _source(source: Mapping[str, Any]) -> train.Source:
+    mask = source.get("mask")
+    return train.Source(Path(source["tokens"]), Path(mask) if mask else None, source.get("row"))
 
 
 def _open(program: ModuleType, arrays: Sequence[Array], device: str) -> oracle.Oracle:

@@ -14,7 +14,7 @@ from safetensors.torch import load_model
 
 from nightlab.agents.catalogue import Operator, current, operator, operators, tree_hash
 from nightlab.evals.tasks.byte_lm import program as baseline_module
-from nightlab.sandbox.guest.train import TrainJob, smoke, train
+from nightlab.sandbox.guest.train import Source, TrainJob, smoke, train
 from nightlab.vocabulary import Program
 
 BASELINE = Program({"program.py": Path(baseline_module.__file__).read_text()})
@@ -33,7 +33,9 @@ def one_thread() -> None:
 def job(tmp_path: Path) -> TrainJob:
     data = tmp_path / "data"
     np.random.default_rng(0).integers(0, 256, 4096).astype(np.uint8).tofile(data)
-    return TrainJob(seed=0, budget_seconds=1e-9, data=data, out=tmp_path, max_context=512)
+    return TrainJob(
+        seed=0, budget_seconds=1e-9, sources=[Source(data)], out=tmp_path, max_context=512
+    )
 
 
 def with_dials(program: Program, dials: str) -> Program:
@@ -139,7 +141,9 @@ def test_random_programs_of_six_edits_compose(seed: int, job: TrainJob) -> None:
 def test_every_optimizer_learns_a_file_of_one_byte(tmp_path: Path) -> None:
     data = tmp_path / "data"
     np.zeros(1024, np.uint8).tofile(data)
-    job = TrainJob(seed=0, budget_seconds=0.3, data=data, out=tmp_path, max_context=512)
+    job = TrainJob(
+        seed=0, budget_seconds=0.3, sources=[Source(data)], out=tmp_path, max_context=512
+    )
     for each in (o for o in VARIANTS if o.part == "optimizer"):
         points: list[dict[str, Any]] = []
         small = with_dials(each.apply(BASELINE), "depth=1 context=32 batch=4")

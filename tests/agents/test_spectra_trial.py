@@ -9,6 +9,7 @@ import pytest
 from nightlab.agents import probing
 from nightlab.agents.trial import Bench
 from nightlab.evals import corpus, task
+from nightlab.evals.bits_per_byte import BitsPerByte
 from nightlab.evals.nerve import log
 from nightlab.sandbox.guest import spectra as guest
 from nightlab.sandbox.process import ProcessSandbox
@@ -123,9 +124,13 @@ def test_recording_leaves_the_training_as_it_was(bench: Bench) -> None:
     assert curves[0] == curves[1]
 
 
-def test_both_sides_probe_the_same_number_of_rows() -> None:
+def test_both_sides_probe_the_same_number_of_rows(tmp_path: Path) -> None:
     assert probing.PROBE_ROWS == guest.PROBE_ROWS
-    text = np.arange(5000) % 256
-    found = probing.batches(text, 128, np.random.default_rng(0))
+    text = (np.arange(5000) % 256).astype(np.uint8)
+    split = tmp_path / "search.bin"
+    text.tofile(split)
+    scorer = BitsPerByte(task.load("byte_lm"))
+    rng = np.random.default_rng(0)
+    found = [scorer.sample(split, probing.PROBE_ROWS, 128, rng) for _ in range(probing.BATCHES)]
     assert [batch.shape for batch in found] == [(guest.PROBE_ROWS, 128)] * probing.BATCHES
     assert not np.array_equal(found[0], found[1])

@@ -9,21 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nightlab.evals import scorer
-from nightlab.evals.scorer import Oracles, score, windows
+from nightlab.evals import bits_per_byte
+from nightlab.evals.bits_per_byte import score, windows
+from nightlab.evals.oracles import Answering, Oracles, Tokens
 from nightlab.vocabulary import Integrity, Measurement
 
 Logits = NDArray[np.float32]
-Oracle = Callable[[scorer.Bytes], Logits]
+Oracle = Callable[[Tokens], Logits]
 CONTEXT = 16
 
 
-def text(size: int = 1601, seed: int = 0) -> scorer.Bytes:
+def text(size: int = 1601, seed: int = 0) -> Tokens:
     """Skewed bytes, so that looking ahead pays."""
     return np.random.default_rng(seed).geometric(0.05, size).clip(0, 255).astype(np.uint8)
 
 
-def bigram(tokens_BT: scorer.Bytes) -> Logits:
+def bigram(tokens_BT: Tokens) -> Logits:
     """An honest program: the next byte depends on this one only."""
     table = np.random.default_rng(7).normal(size=(256, 256)).astype(np.float32)
     answer: Logits = table[tokens_BT]
@@ -32,7 +33,7 @@ def bigram(tokens_BT: scorer.Bytes) -> Logits:
 
 def measured(make: Callable[[], Oracle], context: int = CONTEXT, seed: int = 3) -> Measurement:
     """Score with two fresh oracles, as the loop does."""
-    oracles = Oracles(context=context, reader=make(), checker=make())
+    oracles = Oracles(reader=Answering(make(), context), checker=Answering(make(), context))
     return score(text(), oracles, 512, np.random.default_rng(seed))
 
 
@@ -62,7 +63,7 @@ def test_every_byte_is_scored_once_whatever_the_context(size: int, context: int)
     assert sorted(scored.tolist()) == sorted(data[1:].tolist())
 
 
-def boosted(logits: Logits, tokens_BT: scorer.Bytes, ahead: int) -> Logits:
+def boosted(logits: Logits, tokens_BT: Tokens, ahead: int) -> Logits:
     """Logits that favour the byte ``ahead`` places on in the same window."""
     out = logits.copy()
     for b in range(len(tokens_BT)):
@@ -79,7 +80,7 @@ def remembering() -> Oracle:
     """Answers better for bytes it has met in earlier calls."""
     counts = np.zeros(256, np.float32)
 
-    def answer(tokens_BT: scorer.Bytes) -> Logits:
+    def answer(tokens_BT: Tokens) -> Logits:
         logits = bigram(tokens_BT) + np.log1p(counts)
         np.add.at(counts, tokens_BT.ravel(), 1)
         return logits
@@ -91,7 +92,7 @@ def consistent_liar() -> Oracle:
     """Peeks, and repeats itself for every window it has met, to pass a replay."""
     known: dict[bytes, Logits] = {}
 
-    def answer(tokens_BT: scorer.Bytes) -> Logits:
+    def answer(tokens_BT: Tokens) -> Logits:
         fresh = boosted(bigram(tokens_BT), tokens_BT, 1)
         pairs = zip(tokens_BT, fresh, strict=True)
         return np.stack([known.setdefault(row.tobytes(), logits) for row, logits in pairs])
@@ -102,7 +103,7 @@ def consistent_liar() -> Oracle:
 def neighbourly() -> Oracle:
     """Reads its neighbours in the batch."""
 
-    def answer(tokens_BT: scorer.Bytes) -> Logits:
+    def answer(tokens_BT: Tokens) -> Logits:
         logits = bigram(tokens_BT)
         logits[..., int(tokens_BT.sum()) % 256] += 3
         return logits
@@ -121,7 +122,7 @@ def test_a_cheat_is_caught(cheat: Callable[[], Oracle]) -> None:
 def test_the_cheat_would_win_without_its_probe(
     cheat: Callable[[], Oracle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scorer, "_agree", lambda *_: True)
+    monkeypatch.setattr(bits_per_byte, "_agree", lambda *_: True)
     assert measured(cheat).metrics["val_bpb"] < measured(lambda: bigram).metrics["val_bpb"] - 1
 
 
@@ -150,7 +151,7 @@ def test_unnormalised_output_gains_nothing() -> None:
 def test_an_oracle_that_dies_is_a_failure_and_no_cheat() -> None:
     got = score(
         text(),
-        Oracles(context=CONTEXT, reader=lambda _: None, checker=bigram),
+        Oracles(reader=Answering(lambda _: None, CONTEXT), checker=Answering(bigram, CONTEXT)),
         512,
         np.random.default_rng(0),
     )
