@@ -10,7 +10,17 @@ from dataclasses import dataclass, field, replace
 
 from langgraph.errors import GraphDrained
 
-from nightlab.agents import approval, catalogue, diagnose, judge, lessons, propose, reflect, vet
+from nightlab.agents import (
+    approval,
+    catalogue,
+    diagnose,
+    fair,
+    judge,
+    lessons,
+    propose,
+    reflect,
+    vet,
+)
 from nightlab.agents.author.write import Authors
 from nightlab.agents.decide import Decider
 from nightlab.agents.early import Listener
@@ -179,6 +189,8 @@ class Nodes:
         experiment, count = state["experiment"], state["screens"]
         against = self.lab.incumbent()
         outcome = judge.screening(self.lab, experiment, against, count, self.rungs.rule())
+        if outcome is not Screening.DISCARD and (unfair := self._overspent(experiment, against)):
+            return {"verdict": Verdict.FAILED, "reason": unfair}
         if outcome is Screening.REPEAT:
             return {}
         trials = self.lab.ledger.trials(experiment=experiment)
@@ -187,6 +199,14 @@ class Nodes:
         if outcome is Screening.DISCARD:
             return {"verdict": Verdict.DISCARDED, "reason": f"no better than {against}"}
         return self._challenge(state)
+
+    def _overspent(self, experiment: str, against: str) -> str | None:
+        """Why the first screening trial is no fair comparison; every device but the CPU is timed
+        by the clock and has no such count."""
+        if self.lab.bench.device != "cpu":
+            return None
+        mine, theirs = (judge.screening_trial(self.lab, e, 0) for e in (experiment, against))
+        return fair.overspent_screening(mine, theirs, self.lab.plan.screen)
 
     def _challenge(self, state: Round) -> Round:
         """Wait for the turn to challenge, then screen again against whoever is incumbent by now."""
@@ -233,14 +253,17 @@ class Nodes:
         trials = self._candidate_trials(confirmation)
         if broken := judge.broken_constraints(self.lab, trials):
             return {"verdict": Verdict.DISCARDED, "reason": f"breaks {'; '.join(broken)}"}
+        pairs = judge.pairs_of(judge.confirmation_trials(self.lab, confirmation))
+        unfair = fair.overspent_confirmation(pairs, self.lab.plan.confirm)
+        if unfair and self.lab.bench.device == "cpu":
+            return {"verdict": Verdict.DISCARDED, "reason": unfair}
         self.lab.board.show(confirmation.experiment, "looking at the hold-out")
         seen = judge.confirmed_holdout(self.lab, confirmation)
         if seen is None:
             reason = "its hold-out score could not be measured"
             return {"verdict": Verdict.FAILED, "reason": reason}
-        if seen.mean <= 0:
-            reason = f"the hold-out disagrees: gain {seen.mean:.4g}"
-            return {"verdict": Verdict.DISCARDED, "reason": reason}
+        if against := fair.disagreement(judge.estimate(self.lab, confirmation), seen):
+            return {"verdict": Verdict.DISCARDED, "reason": against}
         reason = f"better than {confirmation.against} on fresh seeds and on the hold-out"
         return {"verdict": Verdict.CONFIRMED, "reason": reason}
 
