@@ -170,9 +170,14 @@ class _Training:
 def _loop(
     program: ModuleType, job: TrainJob, t: _Training, write: Callable[[str], Any], report: Report
 ) -> int:
-    """Trains until the budget is spent; returns the number of updates made."""
-    start, step, losses, due = t.clock(), 0, [], 0.0
-    while (progress := (t.clock() - start) / job.budget_seconds) < 1.0:
+    """Trains until the budget is spent, to the nearest step, so that long steps gain nothing;
+    returns the number of updates made."""
+    start, step, losses, due, before = t.clock(), 0, [], 0.0, 0.0
+    while True:
+        progress = (t.clock() - start) / job.budget_seconds
+        if progress + (progress - before) / 2 >= 1.0:
+            return step
+        before = progress
         rate = program.schedule(progress, t.recipe)
         for group in t.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
@@ -194,4 +199,3 @@ def _loop(
             write(json.dumps(point) + "\n")
             report(point)
             losses, due = [], progress + 1 / CURVE_POINTS
-    return step
