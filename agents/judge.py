@@ -340,12 +340,12 @@ def _holdout_value(lab: Lab, trial: Trial, experiment: str) -> float | None:
         return trial.value(lab.objective.metric)
     measured = trial.holdout
     if measured is None:
-        weights = trial.artifacts.get("weights.safetensors")
-        if weights is None:
+        kept = {name: trial.artifacts.get(name) for name in lab.bench.trained}
+        paths = {name: lab.ledger.artifacts.path(a.sha256) for name, a in kept.items() if a}
+        if len(paths) < len(kept):
             return None
-        path = lab.ledger.artifacts.path(weights.sha256)
         with lab.slot():
-            scored = lab.bench.score(lab.program_of(experiment), path, Split.HOLDOUT, trial.seed)
+            scored = lab.bench.score(lab.program_of(experiment), paths, Split.HOLDOUT, trial.seed)
         measured = lab.ledger.record_holdout(trial.id, scored)
     return measured.metrics.get(lab.objective.metric)
 

@@ -290,7 +290,7 @@ class Lab:
         if run.outputs is None:
             return kept
         names = [*trials.SELF_REPORTED, PROBES]
-        names += ["weights.safetensors"] if purpose in KEPT else []
+        names += self.bench.trained if purpose in KEPT else []
         there = [name for name in names if (run.outputs / name).is_file()]
         files = {name: self.ledger.artifacts.put_file(run.outputs / name) for name in there}
         return {**kept, **files}

@@ -162,7 +162,7 @@ class Nodes:
         return check
 
     def _refuse_text(self, experiment: str, parent: Program, program: Program) -> str | None:
-        if reason := vet.refuse(parent, program):
+        if reason := vet.refuse(parent, program, vet.own_imports(self.lab.bench.task)):
             return reason
         first = self.lab.ledger.seen(self.lab.campaign.id, catalogue.tree_hash(program))
         return f"the same program as {first}" if first not in (None, experiment) else None

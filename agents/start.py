@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nightlab.agents import catalogue, vet
 from nightlab.agents import plan as plans
-from nightlab.agents import vet
 from nightlab.agents.author.connect import connect
 from nightlab.agents.author.write import Authors
 from nightlab.agents.campaign import Supervisor, take
@@ -20,7 +20,7 @@ from nightlab.agents.question import Endpoint
 from nightlab.agents.trial import Bench
 from nightlab.errors import MissingError, UsageError
 from nightlab.evals import own_corpus, scorer
-from nightlab.evals.task import Splits, Task, load
+from nightlab.evals.task import Splits, Task, load, names
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import JSON, Call, Campaign, Lease
 from nightlab.sandbox.protocol import Sandbox
@@ -57,9 +57,13 @@ class Order:
 
 def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervisor:
     """A new campaign, its lease taken. Raises UsageError or MissingError before anything runs."""
-    task = own_corpus.on(load(order.task), order.data)
-    if broken := vet.refuse(task.baseline, task.baseline):
+    data = own_corpus.find(order.data, home).pinned if order.data else None
+    task = own_corpus.on(load(order.task), data)
+    if broken := vet.refuse(task.baseline, task.baseline, vet.own_imports(task)):
         raise UsageError(f"the baseline of task {order.task} cannot be used: {broken}; mend it")
+    if task.script is not None and order.data is not None:
+        raise UsageError(f"task {order.task} makes its own data: leave --data out")
+    proposer = _proposer(task, order)
     plan = plans.make(task, order.objective.budget, order.workers)
     stopping = threading.Event()
     models = connect(
@@ -72,7 +76,7 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     )
     splits = scorer.make(task).prepare(home)
     settings: dict[str, JSON] = {
-        "data": order.data,
+        "data": data,
         "corpus": splits.digest,
         "corpus_origin": splits.origin,
         "baseline": task.baseline.id,
@@ -89,9 +93,9 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     campaign = ledger.create_campaign(
         order.goal,
         order.objective,
-        task=order.task,
+        task=order.task if order.task in names() else str(Path(order.task).absolute()),
         tier=sandbox.tier,
-        proposer=order.proposer,
+        proposer=proposer,
         seed=secrets.randbelow(1 << 31) if order.seed is None else order.seed,
         workers=order.workers,
         settings=settings,
@@ -101,6 +105,23 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     lease = take(ledger, campaign.id)
     place = bench(task, splits, sandbox, campaign.workers)
     return _supervise(ledger, lease, campaign, place, plan, home, models, stopping)
+
+
+def _proposer(task: Task, order: Order) -> str:
+    """Who proposes; the catalogue does not where it knows nothing of the program.
+
+    Raises:
+        MissingError: nobody can propose anything.
+    """
+    if catalogue.neighbours(task.baseline):
+        return order.proposer
+    if order.endpoints:
+        return "llm"
+    raise MissingError(
+        f"nobody can propose edits for task {order.task}: the catalogue knows no part and no dial "
+        "of its program (docs/catalogue.md names them), and no language model is configured (set "
+        "NIGHTLAB_MODEL, and OPENAI_API_KEY or OPENAI_BASE_URL)"
+    )
 
 
 def resume(
@@ -172,7 +193,8 @@ def bench(
 ) -> Bench:
     """Where trials run. An isolating tier opens the next cells before they are needed; the
     process tier forks from a warm server and has no need to."""
-    made = Bench(task=task, splits=splits, sandbox=sandbox)
+    device = "cuda" if task.gpu else "cpu"
+    made = Bench(task=task, splits=splits, sandbox=sandbox, device=device)
     if not warm or sandbox.tier is Tier.PROCESS:
         return made
     rooms = [made.training_room] * workers + [made.oracle_room] * 2
@@ -203,6 +225,8 @@ def _supervise(
         patches = all(model.endpoint.responses for model in models.values())
         writers = Authors(lab, models, patches=patches)
         lab.log("model", _said_of(campaign, models, unsafe=lab.unsafe))
+        if not catalogue.neighbours(bench.task.baseline):
+            lab.log("model", "the catalogue knows no part of this program: only models propose")
     return Supervisor(
         lab,
         beginning(home, campaign.id, Beginning(str(campaign.settings.get("policy", "bandit")))),

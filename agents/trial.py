@@ -29,6 +29,8 @@ from nightlab.vocabulary import (
 
 START_ALLOWANCE = 3.0
 """CPU seconds beside the training loop: building the model, its first step, saving."""
+GPU_START_ALLOWANCE = 60.0
+"""Seconds by the clock beside the training loop on a GPU: its driver, and kernels to compile."""
 OVERSHOOT = 1.10
 """A trial that uses more than this multiple of its rung's budget is ended."""
 SELF_REPORTED = {"curve.jsonl": 1 << 20, probing.LOG: 1 << 20}
@@ -53,12 +55,18 @@ class Bench:
     @property
     def training_room(self) -> Room:
         """What a training cell is given: the train split and nothing else."""
-        return Room(data=self.splits.train, memory_bytes=self.task.memory_bytes)
+        return Room(data=self.splits.train, memory_bytes=self.task.memory_bytes, gpu=self.task.gpu)
 
     @property
     def oracle_room(self) -> Room:
         """What an oracle's cell is given: no data and no output folder."""
-        return Room(memory_bytes=self.task.memory_bytes, output_bytes=0)
+        return Room(memory_bytes=self.task.memory_bytes, output_bytes=0, gpu=self.task.gpu)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The files that a trained program consists of."""
+        script = self.task.script
+        return ("weights.safetensors",) if script is None else script.outputs
 
     def open(self) -> Cell:
         """A warm training cell. Raises SandboxError."""
@@ -85,13 +93,10 @@ class Bench:
         """Train once and collect the weights; the cell is closed afterwards."""
         budget = rung.cpu_seconds
         job = self._job(cell, program, seed=seed, budget=budget)
-        limits = Limits(
-            cpu_seconds=OVERSHOOT * budget + START_ALLOWANCE,
-            wall_seconds=5 * budget + 120,
-            memory_bytes=self.task.memory_bytes,
-        )
+        limits = self._limits(budget)
         cell.ask(Message({**job, "do": "train"}), limits, hear)
-        return cell.close({"weights.safetensors": self.task.weights_bytes} | SELF_REPORTED)
+        reported = SELF_REPORTED if self.task.script is None else {}
+        return cell.close({**dict.fromkeys(self.trained, self.task.weights_bytes), **reported})
 
     def measure(
         self, program: Program, run: Run, split: Split, seed: int, *, fresh_checker: bool = True
@@ -102,16 +107,16 @@ class Bench:
         """
         if run.ending is not Ending.FINISHED or run.outputs is None:
             return None
-        weights = run.outputs / "weights.safetensors"
+        files = {name: run.outputs / name for name in self.trained}
         try:
             measured = self.score(
-                program, weights, split, seed, fresh_checker=fresh_checker, outputs=run.outputs
+                program, files, split, seed, fresh_checker=fresh_checker, outputs=run.outputs
             )
         except SandboxError:
             discard(run)
             raise
         extra = {
-            "params": float(parameters(weights)),
+            "params": float(sum(map(parameters, files.values()))),
             "peak_memory_mb": run.peak_memory_bytes / 2**20,
         }
         metrics = {**measured.metrics, **extra} if measured.metrics else {}
@@ -125,25 +130,25 @@ class Bench:
     def score(
         self,
         program: Program,
-        weights: Path,
+        trained: Mapping[str, Path],
         split: Split,
         seed: int,
         *,
         fresh_checker: bool = True,
         outputs: Path | None = None,
     ) -> Measurement:
-        """The task's metric of trained weights on a split.
+        """The task's metrics of a trained program (its files by name) on a split.
 
         ``outputs``: the run's folder, whose reported spectra are then compared with the oracle's.
         ``fresh_checker``: whether a second cell that has seen nothing answers the probes, as it
         must for foreign code; without it the probes go to the reader, late and in other company.
         Raises SandboxError when the environment failed: that is no score and no failure.
         """
-        content = np.fromfile(weights, dtype=np.uint8)
+        contents = [np.fromfile(trained[name], dtype=np.uint8) for name in self.trained]
         started = time.monotonic()
         with self._oracles(2 if fresh_checker else 1) as cells:
             waited = time.monotonic() - started
-            measured = self._score(cells, program, content, self._file(split), seed, outputs)
+            measured = self._score(cells, program, contents, self._file(split), seed, outputs)
             return _with_seconds(measured, started + waited)
 
     @contextmanager
@@ -164,16 +169,15 @@ class Bench:
         self,
         cells: list[Cell],
         program: Program,
-        weights: Array,
+        contents: Sequence[Array],
         split: Path,
         seed: int,
         outputs: Path | None,
     ) -> Measurement:
         oracles = []
         for cell in cells:
-            request = Message(
-                {"do": "open", "files": dict(program.files), "device": self.device}, [weights]
-            )
+            job = {**self._files(program), "do": "open", "device": self.device}
+            request = Message(job, contents)
             answer = cell.ask(request, SCORING_LIMITS)
             if answer is None or "error" in answer.header:
                 run = cell.close()
@@ -182,7 +186,7 @@ class Bench:
         rng = np.random.default_rng([seed, split.stat().st_size])
         pair = Oracles(reader=oracles[0], checker=oracles[-1])
         measured = self.scorer.score(split, pair, rng)
-        if outputs is None or not measured.metrics:
+        if outputs is None or not measured.metrics or self.task.script is not None:
             return measured
         size = probing.PROBE_ROWS, pair.context(self.task.max_context)
         tokens = [self.scorer.sample(split, *size, rng) for _ in range(probing.BATCHES)]
@@ -191,12 +195,35 @@ class Bench:
     def _file(self, split: Split) -> Path:
         return self.splits.holdout if split is Split.HOLDOUT else self.splits.search
 
+    def _limits(self, budget: float) -> Limits:
+        """On a GPU the trainer counts by the clock, and so does what ends it."""
+        on_gpu = self.device != "cpu"
+        allowed = OVERSHOOT * budget + (GPU_START_ALLOWANCE if on_gpu else START_ALLOWANCE)
+        return Limits(
+            cpu_seconds=2 * allowed if on_gpu else allowed,
+            wall_seconds=allowed if on_gpu else 5 * budget + 120,
+            memory_bytes=self.task.memory_bytes,
+        )
+
+    def _files(self, program: Program) -> dict[str, object]:
+        """The program as a cell is told of it, with what lies frozen beside it."""
+        script = self.task.script
+        if script is None:
+            return {"files": dict(program.files)}
+        return {
+            "files": {**program.files, **script.frozen},
+            "script": script.trainer,
+            "outputs": list(script.outputs),
+        }
+
     def _job(self, cell: Cell, program: Program, *, seed: int, budget: float) -> dict[str, object]:
         return {
-            "files": dict(program.files),
+            **self._files(program),
             "seed": seed,
             "budget_seconds": budget,
-            "data": [_located(source, cell.data) for source in self.scorer.sources],
+            "data": cell.data
+            if self.task.script
+            else [_located(source, cell.data) for source in self.scorer.sources],
             "out": cell.out,
             "max_context": self.task.max_context,
             "device": self.device,

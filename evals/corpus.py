@@ -16,17 +16,17 @@ FORMAT = 1
 """Part of every corpus's folder name; raise it when the way it is built changes."""
 
 
-def prepare(task: Task, home: Path, digest: str | None = None) -> Splits:
+def prepare(task: Task, home: Path) -> Splits:
     """Build the task's corpus under ``home/data`` unless it is there already.
 
-    A task whose data names a ``corpus`` uses that one, in its version ``digest`` if one is given.
+    A task whose data names a ``corpus`` uses that one.
 
     Raises:
         UsageError: there is no corpus of that name.
         MissingError: too little source text is installed to fill the splits.
     """
     if "corpus" in task.data:
-        return own_corpus.find(str(task.data["corpus"]), home, digest).splits(home)
+        return own_corpus.find(str(task.data["corpus"]), home).splits(home)
     packages: Sequence[str] = task.data["packages"]
     sources = list(_sources(packages))
     key = hashlib.sha256(json.dumps([FORMAT, dict(task.data)], sort_keys=True).encode())

@@ -20,8 +20,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ LEAST_BYTES = 1 << 16
 MOST_BYTES: Mapping[Split, int] = {Split.SEARCH: 1 << 16, Split.HOLDOUT: 1 << 17}
 """Scoring costs time with every trial; text beyond this is left out of these splits."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+VERSION = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,11 @@ class OwnCorpus:
     train_bytes: int
     search_bytes: int
     holdout_bytes: int
+
+    @property
+    def pinned(self) -> str:
+        """A name that will always mean this version."""
+        return f"{self.name}@{self.digest}"
 
     def splits(self, home: Path) -> Splits:
         """Where its parts are."""
@@ -91,9 +96,27 @@ def add(name: str, paths: Sequence[Path], home: Path, *, instead: bool = False) 
     Raises:
         UsageError: the name cannot be used or is taken, a file is no text, or there is too little.
     """
+    _check_name(name)
+    others: list[Path] = []
+    found, dropped = _distinct(_texts(paths, others))
+    return _store(name, found, {**dropped, "other": len(others)}, home, instead=instead)
+
+
+def add_texts(name: str, texts: Iterable[bytes], home: Path, *, instead: bool = False) -> OwnCorpus:
+    """As :func:`add`, of UTF-8 documents that are in no file."""
+    _check_name(name)
+    found, dropped = _distinct(texts)
+    return _store(name, found, {**dropped, "other": 0}, home, instead=instead)
+
+
+def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot name a corpus: use a-z, 0-9, - and _, at most 64")
-    texts, dropped = _read(paths)
+
+
+def _store(
+    name: str, texts: Sequence[bytes], dropped: Mapping[str, int], home: Path, *, instead: bool
+) -> OwnCorpus:
     parts, how = split(texts)
     digest = digest_of(parts)
     made = OwnCorpus(
@@ -117,20 +140,22 @@ def add(name: str, paths: Sequence[Path], home: Path, *, instead: bool = False) 
     return made
 
 
-def find(name: str, home: Path, digest: str | None = None) -> OwnCorpus:
-    """A corpus by its name: the version of that digest, else the current one.
+def find(called: str, home: Path) -> OwnCorpus:
+    """A corpus by ``NAME``, in its current version, or by ``NAME@VERSION``.
 
     Raises:
         UsageError: there is none.
     """
+    name, _, wanted = called.partition("@")
     folder = place(home, name)
-    version = digest or _current(folder) if NAME.fullmatch(name) else None
-    if version is None or not (folder / version / "corpus.json").is_file():
+    version = wanted or _current(folder) if NAME.fullmatch(name) else None
+    if not VERSION.fullmatch(version or "") or not (folder / f"{version}/corpus.json").is_file():
         names = ", ".join(corpus.name for corpus in known(home)) or "none yet"
         raise UsageError(
-            f"unknown corpus {name!r}; there are: {names}; make one with `nightlab data add {name} "
-            "FILES...`"
+            f"unknown corpus {called!r}; there are: {names}; make one with "
+            f"`nightlab data add {name} FILES...`"
         )
+    assert version is not None
     return OwnCorpus(**json.loads((folder / version / "corpus.json").read_text()))
 
 
@@ -187,18 +212,22 @@ def write(parts: Mapping[Split, bytes], folder: Path, meta: Mapping[str, Any]) -
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _read(paths: Sequence[Path]) -> tuple[list[bytes], Counter[str]]:
-    """Distinct texts in the order of their files' names, and how many were dropped and why."""
-    found: dict[bytes, bytes] = {}
-    dropped = Counter(duplicates=0, empty=0, other=0)
+def _texts(paths: Sequence[Path], others: list[Path]) -> Iterator[bytes]:
+    """The files' texts; those below folders that are no text go to ``others``."""
     for path, named in _files(paths):
         try:
-            text = _text(path)
+            yield _text(path)
         except UsageError:
             if named:
                 raise
-            dropped["other"] += 1
-            continue
+            others.append(path)
+
+
+def _distinct(texts: Iterable[bytes]) -> tuple[list[bytes], dict[str, int]]:
+    """Each text once, in the order they came, and how many were dropped and why."""
+    found: dict[bytes, bytes] = {}
+    dropped = {"duplicates": 0, "empty": 0}
+    for text in texts:
         key = hashlib.sha256(text.strip()).digest()
         if not text.strip():
             dropped["empty"] += 1
@@ -207,7 +236,7 @@ def _read(paths: Sequence[Path]) -> tuple[list[bytes], Counter[str]]:
         else:
             found[key] = text if text.endswith(b"\n") else text + b"\n"
     if not found:
-        raise UsageError(f"no text: {dropped['empty']} files are empty, {dropped['other']} no text")
+        raise UsageError("there is no text in it: everything is empty or is no text")
     return list(found.values()), dropped
 
 

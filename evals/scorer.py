@@ -11,7 +11,9 @@ from safetensors import safe_open
 from nightlab.errors import UsageError
 from nightlab.evals.bits_per_byte import BitsPerByte
 from nightlab.evals.oracles import Oracles, Tokens
+from nightlab.evals.own_task import OwnTask
 from nightlab.evals.task import Source, Splits, Task
+from nightlab.evals.token_bits import TokenBits
 from nightlab.vocabulary import Measurement
 
 
@@ -46,12 +48,17 @@ class Scorer(Protocol):
         ...
 
 
-KINDS: Mapping[str, Callable[[Task], Scorer]] = {"bits_per_byte": BitsPerByte}
+KINDS: Mapping[str, Callable[[Task], Scorer]] = {
+    "bits_per_byte": BitsPerByte,
+    "token_bits": TokenBits,
+}
 """The ``scorer`` of a ``task.toml`` to its trusted code."""
 
 
 def make(task: Task) -> Scorer:
     """The trusted code of a task. Raises UsageError if its kind is unknown."""
+    if task.script is not None:
+        return OwnTask(task, task.script)
     kind = KINDS.get(task.scorer)
     if kind is None:
         raise UsageError(
@@ -61,6 +68,9 @@ def make(task: Task) -> Scorer:
 
 
 def parameters(weights: Path) -> int:
-    """Number of stored values, from the safetensors header; the program has no say in it."""
+    """Number of stored values, from the safetensors header; the program has no say in it. None
+    are counted in a file of another kind."""
+    if weights.suffix != ".safetensors":
+        return 0
     with safe_open(str(weights), framework="numpy") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nightlab.errors import UsageError
+from nightlab.evals import gpu, own_script
+from nightlab.evals.own_script import Script
 from nightlab.vocabulary import Direction, Program, Rung
 
 SHIPPED = Path(__file__).parent / "tasks"
@@ -68,6 +70,12 @@ class Task:
     """The ``[data]`` table: whatever the task's trusted code needs."""
     folder: Path
     """Where its ``task.toml`` is."""
+    script: Script | None = None
+    """None for the tasks that the lab's own trainer trains."""
+    gpu: str | None = None
+    """UUID of the GPU that it is trained on, or None for the CPU."""
+    note: str = ""
+    """What a person should know of how it runs on this machine."""
 
     def rung(self, name: str) -> Rung:
         """The rung of that name.
@@ -88,28 +96,39 @@ def names() -> list[str]:
 
 
 def load(name_or_folder: str) -> Task:
-    """A shipped task by name, or any task by its folder.
+    """A shipped task by name, or any task by its folder; as it runs on this machine.
 
     Raises:
         UsageError: there is no such task, or its ``task.toml`` cannot be used.
     """
-    folder = Path(name_or_folder) if "/" in name_or_folder else SHIPPED / name_or_folder
-    file = folder / "task.toml"
+    return load_on(name_or_folder, gpu.first())
+
+
+def load_on(name_or_folder: str, device: str | None) -> Task:
+    """A task as it runs on a GPU (its UUID), or on the CPU. Raises UsageError as :func:`load`."""
+    folder = SHIPPED / name_or_folder if name_or_folder in names() else Path(name_or_folder)
+    file = folder.absolute() / "task.toml"
     if not file.is_file():
         known = ", ".join(names())
         raise UsageError(
             f"unknown task {name_or_folder!r}; known: {known}, or a folder with a task.toml"
         )
     try:
-        return _read(folder, tomllib.loads(file.read_text()))
-    except (tomllib.TOMLDecodeError, KeyError, ValueError, TypeError, OSError) as error:
-        raise UsageError(
-            f"{file}: {type(error).__name__}: {error}; see the shipped task.toml files"
-        ) from None
+        return _read(file.parent, tomllib.loads(file.read_text()), device)
+    except KeyError as error:
+        raise UsageError(f"{file} lacks {error}; see docs/your-task.md") from None
+    except (tomllib.TOMLDecodeError, ValueError, TypeError, AttributeError, OSError) as error:
+        raise UsageError(f"{file}: {error}; see docs/your-task.md") from None
 
 
-def _read(folder: Path, table: Mapping[str, Any]) -> Task:
+def _read(folder: Path, table: Mapping[str, Any], device: str | None) -> Task:
+    if any("/" in name for name in table["editable"]):
+        raise ValueError("editable files have plain names")
     files = {name: (folder / name).read_text() for name in table["editable"]}
+    note = ""
+    if "cpu" in table and device is None:
+        table, files, note = gpu.without(table, files)
+    limits = {"memory_mb": 4096, "weights_mb": 64, **table.get("limits", {})}
     rungs = tuple(Rung(r["name"], float(r["cpu_seconds"])) for r in table["rungs"])
     if not rungs or any(rung.cpu_seconds <= 0 for rung in rungs):
         raise ValueError("a task needs at least one rung, each with a positive budget")
@@ -126,9 +145,12 @@ def _read(folder: Path, table: Mapping[str, Any]) -> Task:
         vocabulary=int(table.get("vocabulary", 256)),
         baseline=Program(files),
         rungs=tuple(sorted(rungs, key=lambda rung: rung.cpu_seconds)),
-        max_context=int(table["max_context"]),
-        memory_bytes=int(table["limits"]["memory_mb"]) << 20,
-        weights_bytes=int(table["limits"]["weights_mb"]) << 20,
-        data=table["data"],
+        max_context=int(table.get("max_context", 1)),
+        memory_bytes=int(limits["memory_mb"]) << 20,
+        weights_bytes=int(limits["weights_mb"]) << 20,
+        data=table.get("data", {}),
         folder=folder,
+        script=own_script.read(folder, table) if "trainer" in table else None,
+        gpu=device if "cpu" in table else None,
+        note=note,
     )

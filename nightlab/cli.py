@@ -15,6 +15,7 @@ from nightlab import (
     sandbox_commands,
     spectra,
     steering,
+    task_commands,
 )
 from nightlab.errors import NightlabError
 
@@ -35,7 +36,7 @@ for part in (
     doctor.app,
 ):
     app.registered_commands += part.registered_commands
-app.add_typer(running.tasks, name="task", help="The tasks a campaign can run on.")
+app.add_typer(task_commands.app, name="task", help="The tasks a campaign can run on.")
 app.add_typer(data_commands.app, name="data", help="The text that tasks train on.")
 app.add_typer(sandbox_commands.app, name="sandbox", help="The trainer image and the tiers.")
 app.add_typer(benching.app, name="bench", help="Measure every claim again on this machine.")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from nightlab.settings import Settings
 
 app = typer.Typer()
-tasks = typer.Typer(no_args_is_help=True)
 
 DEFAULT_MINUTES = 10.0
 STATUS_FAILED = 1
@@ -211,23 +210,6 @@ def steer(
             raise UsageError("an empty directive steers nowhere")
         directive = ledger.add_directive(campaign, note)
         print(f"directive {directive.id} is queued for campaign {campaign}", file=sys.stderr)
-
-
-@tasks.command("list")
-def list_tasks(as_json: AsJson = False) -> None:
-    """List the tasks that ship."""
-    from nightlab.evals import task
-
-    found = [task.load(name) for name in task.names()]
-    if as_json:
-        from nightlab.memory.report.documents import jsonable
-
-        rows = [{"name": t.name, "title": t.title, "metrics": dict(t.metrics)} for t in found]
-        print_json(jsonable({"tasks": rows}))
-        return
-    for t in found:
-        rungs = ", ".join(f"{rung.name} {rung.cpu_seconds:g} s" for rung in t.rungs)
-        print(f"{t.name:12} {t.title}; {t.metric} {t.direction} is better; rungs: {rungs}")
 
 
 def _read(

@@ -133,6 +133,11 @@ def refuse(name: str, content: bytes) -> str | None:
         return _refuse_safetensors(content)
     if name.endswith(".jsonl"):
         return _refuse_json_lines(content)
+    if name.endswith(".json"):
+        try:
+            json.loads(content)
+        except (ValueError, RecursionError):
+            return "not JSON"
     return None
 
 

@@ -24,6 +24,8 @@ DOORS = {
     "docker": {"sandbox/docker.py"},
     "pynvml": {"sandbox/gpu.py"},
     "ray": {"sandbox/ray.py"},
+    "tokenizers": {"evals/bpe.py"},
+    "datasets": {"evals/hugging_face_text.py"},
     "langgraph": {"agents/graph.py", "agents/campaign.py", "agents/nodes.py"},
 }
 

@@ -48,15 +48,19 @@ def step(dial: str, value: float, by: int) -> str | None:
     return next((text for text in reversed(rungs) if float(text) < value), None)
 
 
-def valid(dials: Mapping[str, float]) -> bool:
+def valid(dials: Mapping[str, float], before: Mapping[str, float] = MappingProxyType({})) -> bool:
     """Whether a program with these dials can be built and trained here.
 
-    Dials that the program lacks are not checked, so edited programs get the benefit of the doubt.
+    What a program's step already holds ``before`` the edit is never too much. Dials that the
+    program lacks are not checked, so edited programs get the benefit of the doubt.
     """
     width, heads = dials.get("width"), dials.get("heads")
     if width is not None and heads is not None and (width % heads or (width // heads) % 2):
         return False
     context, batch = dials.get("context", 1), dials.get("batch", 1)
-    if not 1 <= context <= LONGEST_CONTEXT or batch < 1 or context * batch > MOST_TOKENS:
+    old = before.get("context", 1)
+    longest = max(LONGEST_CONTEXT, old)
+    most = max(MOST_TOKENS, old * before.get("batch", 1))
+    if not 1 <= context <= longest or batch < 1 or context * batch > most:
         return False
     return all(dials.get(name, 1) >= 1 for name in ("depth", "width", "heads", "window", "experts"))

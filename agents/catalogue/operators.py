@@ -147,7 +147,7 @@ def _target(operator: Operator, program: Program) -> str | None:
     if operator.part in LADDERS:
         values = dict(dials(program))
         old, new = values.get(operator.part), float(operator.variant)
-        if old is None or old == new or not valid({**values, operator.part: new}):
+        if old is None or old == new or not valid({**values, operator.part: new}, values):
             return None
         return _file_of(program, "Recipe")
     variant: Variant = variants()[operator.part, operator.variant]

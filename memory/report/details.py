@@ -134,6 +134,8 @@ def reproduce(summary: Summary) -> list[str]:
     """Commands that show the winner and run the same campaign again."""
     campaign, budget = summary.campaign, summary.campaign.objective.budget
     again = ["nightlab", "run", campaign.goal, "--task", campaign.task]
+    if data := campaign.settings.get("data"):
+        again += ["--data", str(data)]
     if budget.trials is not None:
         again += ["--trials", str(budget.trials)]
     if budget.seconds is not None:

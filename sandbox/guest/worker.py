@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from nightlab.sandbox.guest import oracle, seal, train
+from nightlab.sandbox.guest import oracle, script, seal, train
 from nightlab.sandbox.guest.init import watch
 from nightlab.sandbox.guest.program import load
 from nightlab.sandbox.guest.wire import Array, Message, encode, receive
@@ -60,7 +60,8 @@ class Worker:
         self.channel = channel
         self.hello = {"ready": True, "pid": root, "sealed": sealed, "torch": torch.__version__}
         self.program: ModuleType | None = None
-        self.oracle: oracle.Oracle | None = None
+        self.oracle: oracle.Oracle | script.Oracle | None = None
+        self.script: Path | None = None
 
     def serve(self) -> None:
         """Answer until the host closes the channel."""
@@ -83,8 +84,17 @@ class Worker:
             self.channel.send(header, arrays)
 
     def _answer(self, request: Message) -> Answer:
-        job = request.header
+        job: Mapping[str, Any] = request.header
         match job.get("do"):
+            case "smoke" if "script" in job:
+                script.smoke(self._script(job), job)
+                return {"ok": True}, ()
+            case "train" if "script" in job:
+                script.train(self._script(job), job)
+                return {"ok": True}, ()
+            case "open" if "script" in job:
+                self.oracle = script.Oracle(self._script(job), job["outputs"], request.arrays)
+                return {"ok": True, **self.oracle.facts}, ()
             case "smoke":
                 train.smoke(self._program(job), _train_job(job))
                 return {"ok": True}, ()
@@ -104,6 +114,11 @@ class Worker:
         if self.program is None:
             self.program = load(job["files"])
         return self.program
+
+    def _script(self, job: Mapping[str, Any]) -> Path:
+        if self.script is None:
+            self.script = script.folder_of(job["files"]) / job["script"]
+        return self.script
 
     def _report(self, point: Mapping[str, Any]) -> None:
         self.channel.send({"point": point})

@@ -129,7 +129,7 @@ def test_another_text_takes_the_place_only_on_request_and_the_old_version_stays(
     assert own_corpus.find("mine", tmp_path) == old
     new = own_corpus.add("mine", [new_path], tmp_path, instead=True)
     assert own_corpus.find("mine", tmp_path) == new != old
-    assert contents(own_corpus.find("mine", tmp_path, old.digest), tmp_path) == before
+    assert contents(own_corpus.find(old.pinned, tmp_path), tmp_path) == before
 
 
 def test_a_task_on_an_own_corpus_is_prepared_from_it(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The files of a new task, as ``nightlab task new`` copies them."""

@@ -1,0 +1,1 @@
+"""Language modelling over byte-pair tokens, sized for minutes on one GPU."""

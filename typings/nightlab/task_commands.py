@@ -1,0 +1,1 @@
+../../nightlab/task_commands.py
