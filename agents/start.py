@@ -103,6 +103,8 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     for call in order.calls:
         ledger.record_call(campaign.id, call)
     lease = take(ledger, campaign.id)
+    if task.note:
+        ledger.log(campaign.id, "task", task.note)
     place = bench(task, splits, sandbox, campaign.workers)
     return _supervise(ledger, lease, campaign, place, plan, home, models, stopping)
 
@@ -140,7 +142,7 @@ def resume(
     campaign = ledger.campaign(campaign_id)
     named = campaign.settings.get("data")
     task = own_corpus.on(load(campaign.task), str(named) if named else None)
-    splits = scorer.make(task).prepare(home, str(campaign.settings.get("corpus")))
+    splits = scorer.make(task).prepare(home)
     if splits.digest != campaign.settings.get("corpus"):
         raise UsageError(
             f"campaign {campaign_id} was measured on corpus {campaign.settings.get('corpus')}, but "

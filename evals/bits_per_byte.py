@@ -49,9 +49,9 @@ class BitsPerByte:
         """One stream of tokens, any window of which may be trained on."""
         return (Source(tokens="train.bin"),)
 
-    def prepare(self, home: Path, digest: str | None = None) -> Splits:
+    def prepare(self, home: Path) -> Splits:
         """The corpus. Raises UsageError and MissingError as :func:`corpus.prepare` does."""
-        return corpus.prepare(self.task, home, digest)
+        return corpus.prepare(self.task, home)
 
     def score(self, split: Path, oracles: Oracles, rng: np.random.Generator) -> Measurement:
         """Bits per byte of a split's file."""

@@ -25,10 +25,8 @@ class Scorer(Protocol):
         """What the frozen trainer is told of the train split."""
         ...
 
-    def prepare(self, home: Path, digest: str | None = None) -> Splits:
+    def prepare(self, home: Path) -> Splits:
         """Build the splits below ``home/data`` unless they are there already.
-
-        ``digest``: of the splits a campaign began on, where several versions are kept.
 
         Raises:
             UsageError: the task names data that nobody made.

@@ -197,6 +197,7 @@ def problems(task: Task, sandbox: ProcessSandbox, home: Path) -> list[Finding]:
 FAST = ("cpu_seconds = 2\n", "cpu_seconds = 0.3\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "change", "check"),
     [
