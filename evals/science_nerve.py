@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from nightlab.evals.nerve import trends
+from nightlab.evals.nerve.ablation import ablate
 from nightlab.evals.nerve.readings import Reading
 from nightlab.evals.nerve.study import ByteModel, Corpus, Setting, Trace, evaluate, measure, train
 from nightlab.kernels.spectra import Recorder
@@ -250,16 +251,9 @@ def _ablation(traces: Sequence[Trace], early: int) -> Result:
     spectra = np.array(
         [[np.nanmean(layers(t, place, metric, early)) for place, metric in METRICS] for t in traces]
     )
-    sides = {"curve": curve, "spectra": spectra, "curve and spectra": np.hstack([curve, spectra])}
-    errors = {
-        name: [trends.prediction_error(x, final, seed=seed, groups=groups) for seed in range(10)]
-        for name, x in sides.items()
-    }
-    change = [b - a for a, b in zip(errors["curve"], errors["curve and spectra"], strict=True)]
+    found = ablate(curve, spectra, final, groups)
     return {
-        "error": {name: trends.mean_interval(each) for name, each in errors.items()},
-        "change by adding spectra": trends.mean_interval(change),
-        "spread of final losses": float(final.std(ddof=1)),
+        **asdict(found),
         "table": {"curve": curve.tolist(), "spectra": spectra.tolist(), "final": final.tolist()},
     }
 

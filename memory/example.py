@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from statistics import fmean
 
+from nightlab.memory import example_spectra
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import (
     Arm,
@@ -207,6 +208,7 @@ class Example:
             gains.append(values[0] - values[1])
             look = Measurement(metrics={"val_bpb": values[1] + 0.02})
             looks.append(self.ledger.record_holdout(ours.id, look).metrics["val_bpb"])
+        self.ledger.record_spectra(example_spectra.rows(ours, tip.experiment, new.gain - tip.gain))
         gain, half = fmean(gains), 0.022
         return Estimate(
             gain=gain,

@@ -120,7 +120,8 @@ def draw(seen: Told, path: Path) -> None:
             norm=_norm(grid, title),
             cmap="RdBu_r" if "gain" in title else "viridis",
         )
-        axes.figure.colorbar(mesh, ax=axes, pad=0.02)
+        bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02)
+        bar.ax.tick_params(labelsize=7)
         axes.set_title(title, fontsize=10)
         every = max(1, len(steps) // 6)
         axes.set_xticks(range(0, len(steps), every), [str(s) for s in steps[::every]], fontsize=8)
@@ -140,7 +141,8 @@ def _norm(grid: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", title: str)
     if "gain" in title:
         reach = max(abs(low), abs(high), 1e-3)
         return TwoSlopeNorm(0.0, -reach, reach)
-    return LogNorm(max(low, 1e-4), max(high, 1.001 * max(low, 1e-4)))
+    wide = low > 0 and high > 10 * low
+    return LogNorm(low, high) if wide else Normalize(low, max(high, low + 1e-6))
 
 
 def _share(post: Mapping[str, JSON]) -> float | None:

@@ -16,6 +16,7 @@ from nightlab.memory.ledger import Ledger
 from nightlab.memory.report.details import detail
 from nightlab.memory.report.diff import diff, sizes
 from nightlab.memory.report.plot import BASELINE, CONFIRMED, FAILED, REFUSED, RERUN, mark
+from nightlab.memory.report.spectra import TABLE
 from nightlab.memory.report.write import cell, write_report
 from nightlab.vocabulary import Direction, Objective, Program, Purpose, Verdict
 
@@ -101,6 +102,20 @@ def test_the_winners_diff_is_the_one_between_the_stored_programs(
     added = [line[1:] for line in patch.splitlines() if re.match(r"\+[^+]", line)]
     assert added == [line for line in after.splitlines() if line not in before.splitlines()]
     assert sizes(patch) == (len(added), 0)
+
+
+def test_the_winners_spectra_stand_beside_the_incumbents(played: Ledger, tmp_path: Path) -> None:
+    written = write_report(played, "c1", tmp_path)
+    text, document = written.markdown.read_text(), json.loads(written.json.read_text())
+    best = document["best"]["experiment"]
+    table = document["spectra"]
+    assert table["trial"].startswith(f"{best}/")
+    rows = played.spectra(table["trial"], layer=TABLE)
+    assert [row.step for row in rows] == [table["step"]]
+    early = table["thirds"]["early"]["pr_post"]
+    assert f"{early['value']:.3f} ({early['z']:+.1f})" in text
+    assert (written.markdown.parent / "spectra.png").read_bytes().startswith(b"\x89PNG")
+    assert "## Its spectra" not in write_report(played, "c2", tmp_path).markdown.read_text()
 
 
 def test_a_campaign_without_a_gain_says_so_first(played: Ledger, tmp_path: Path) -> None:

@@ -1,0 +1,165 @@
+"""Do spectra foretell? An ablation on the experiments that a ledger has recorded.
+
+    python -m nightlab.agents.spectra_study CAMPAIGN [CAMPAIGN ...] [--json]
+
+Two questions. *Own end*: from the first third of a trial's reported curve, how well is its score
+foretold, without and with the spectra reported by then? *Value*: from what the policy logged of
+the options it chose, how well is the child's score foretold, without and with the parent's
+spectral features? Errors are of ridge regression on whole programs left out.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nightlab.agents import spectra
+from nightlab.agents.policy.attempts import EXTRA_FEATURES
+from nightlab.agents.policy.features import PARENT
+from nightlab.errors import UsageError
+from nightlab.evals.nerve.ablation import Ablation, ablate
+from nightlab.evals.nerve.thirds import METRICS, THIRDS, Summary, summaries
+from nightlab.memory.ledger import Ledger
+from nightlab.memory.records import Trial
+from nightlab.settings import Settings
+from nightlab.vocabulary import Purpose
+
+Floats = NDArray[np.float64]
+KNOWN = 1 / 3
+"""Share of the budget whose curve and spectra are known."""
+PLACES = (0.08, 0.16, 0.24, KNOWN)
+"""Where the curve is read, as shares of the budget."""
+FEWEST = 12
+"""Rows below which nothing is said."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prediction: what was known, what the spectra said, and what came of it."""
+
+    plain: tuple[float, ...]
+    spectra: tuple[float, ...]
+    target: float
+    group: str
+
+
+def own_end(ledger: Ledger, campaign: str) -> list[Row]:
+    """A row for each scored trial on the cheapest rung that left a curve."""
+    metric = ledger.campaign(campaign).objective.metric
+    rung = ledger.rungs(campaign)[0]
+    rows = []
+    for trial in ledger.trials(campaign=campaign):
+        value = trial.value(metric)
+        if trial.rung != rung or value is None or trial.purpose not in USED:
+            continue
+        if row := _own_row(ledger, trial, value):
+            rows.append(row)
+    return rows
+
+
+USED = (Purpose.NOISE, Purpose.SCREEN)
+
+
+def _own_row(ledger: Ledger, trial: Trial, value: float) -> Row | None:
+    file = trial.artifacts.get("curve.jsonl")
+    if file is None:
+        return None
+    text = ledger.artifacts.get(file.sha256).decode(errors="replace")
+    points = [json.loads(line) for line in text.splitlines()]
+    if len(points) < 2 or points[-1]["progress"] < KNOWN:
+        return None
+    progress = [point["progress"] for point in points]
+    losses = np.interp(PLACES, progress, [point["loss"] for point in points])
+    step = float(np.interp(KNOWN, progress, [point["step"] for point in points]))
+    log = spectra.read(ledger.artifacts, trial)
+    seen = [s for s in summaries(log.readings) if s.step <= step] if log else []
+    return Row(
+        plain=(*losses.tolist(), float(np.log(step))),
+        spectra=_numbers(seen[-1] if seen else None),
+        target=value,
+        group=trial.program,
+    )
+
+
+def _numbers(now: Summary | None) -> tuple[float, ...]:
+    cells = [(where, metric) for where in THIRDS for metric in METRICS]
+    return tuple(now.values.get(cell, np.nan) if now else np.nan for cell in cells)
+
+
+def value_rows(ledger: Ledger, campaign: str) -> list[Row]:
+    """A row for each scored experiment whose decision logged features of its options."""
+    metric = ledger.campaign(campaign).objective.metric
+    rung = ledger.rungs(campaign)[0]
+    at = [PARENT.index(name) for name in EXTRA_FEATURES if name.startswith("nerve")]
+    rows = []
+    for experiment in ledger.experiments(campaign):
+        trials = [t for t in ledger.trials(experiment=experiment.id) if t.rung == rung]
+        values = [v for t in trials if (v := t.value(metric)) is not None]
+        chosen = _chosen(ledger, experiment.id)
+        if experiment.number == 0 or not values or len(chosen) < 2:
+            continue
+        parent = chosen["parent"]
+        heads = [number for head in sorted(chosen) for number in chosen[head]]
+        place = sum(len(chosen[head]) for head in sorted(chosen) if head < "parent")
+        told = [place + number for number in at]
+        plain = tuple(n for k, n in enumerate(heads) if k not in told)
+        rows.append(Row(plain, tuple(parent[n] for n in at), float(np.mean(values)), experiment.id))
+    return rows
+
+
+def _chosen(ledger: Ledger, experiment: str) -> dict[str, list[float]]:
+    """Head to the logged features of the option that was taken; heads without any are left out."""
+    found: dict[str, list[float]] = {}
+    for row in ledger.decisions(experiment):
+        number, _, head = row.head.partition(":")
+        logged = row.features if isinstance(row.features, Mapping) else {}
+        table, index = logged.get("features"), logged.get("index")
+        if number.isdigit() and isinstance(table, Sequence) and table and isinstance(index, int):
+            taken = table[index]
+            if isinstance(taken, Sequence) and head in ("parent", "part"):
+                found[head] = [float(n) for n in taken if isinstance(n, int | float)]
+    return found if "parent" in found else {}
+
+
+def judged(rows: Sequence[Row]) -> Ablation:
+    """The ablation of some rows; UsageError where they are too few to say anything."""
+    if len({row.group for row in rows}) < FEWEST:
+        raise UsageError(f"{len(rows)} rows of {len({r.group for r in rows})} programs are too few")
+    return ablate(
+        np.array([row.plain for row in rows]),
+        np.array([row.spectra for row in rows]),
+        np.array([row.target for row in rows]),
+        [row.group for row in rows],
+    )
+
+
+def main() -> None:
+    """Print both ablations over some campaigns of the ledger."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("campaigns", nargs="+")
+    parser.add_argument("--json", action="store_true")
+    asked, settings = parser.parse_args(), Settings.load()
+    document: dict[str, object] = {}
+    with Ledger.open(settings.ledger_url, settings.artifacts) as ledger:
+        for name, rows_of in (("own end", own_end), ("value", value_rows)):
+            rows = [row for campaign in asked.campaigns for row in rows_of(ledger, campaign)]
+            try:
+                found = judged(rows)
+            except UsageError as reason:
+                document[name] = {"refused": str(reason)}
+                lines = [str(reason)]
+            else:
+                document[name], lines = asdict(found), found.lines("bits per byte")
+            if not asked.json:
+                print(f"{name}:", *lines, sep="\n  ")
+    if asked.json:
+        print(json.dumps(document, indent=1))
+
+
+if __name__ == "__main__":
+    main()
