@@ -20,7 +20,7 @@ from nightlab.sandbox.protocol import Cell
 from nightlab.vocabulary import Limits
 
 BATCHES = 3
-PROBE_ROWS = 8
+PROBE_ROWS = 4
 """Sequences of one batch, as in the trainer's last report."""
 LIMITS = Limits(cpu_seconds=60, wall_seconds=180)
 ANSWER_BYTES = 64 << 20

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nightlab.kernels.spectra import Record, Recorder
-from nightlab.kernels.spectra.recorder import EVERY, PLACES, TOKENS
+from nightlab.kernels.spectra.recorder import EVERY, PLACES
 from nightlab.sandbox.guest.wire import Array
 
 FILE = "spectra.jsonl"
@@ -28,7 +28,9 @@ MOST_BYTES = 384 << 10
 """What the file may come to; the host refuses a larger one."""
 MOST_LINE_BYTES = 48 << 10
 """What a line may come to; the host refuses a longer one."""
-PROBE_ROWS = 8
+TOKENS = 160
+"""N of a report: fewer than the library's default, so that the shortest rung can afford two."""
+PROBE_ROWS = 4
 """Sequences of the last report, and of one probe batch: the two are compared."""
 DIGITS = 5
 
@@ -38,7 +40,7 @@ class Recording:
 
     def __init__(self, model: nn.Module, out: Path) -> None:
         self._model = model
-        self._recorder = Recorder(model, every=FIRST)
+        self._recorder = Recorder(model, tokens=TOKENS, every=FIRST)
         self._file = (out / FILE).open("w", buffering=1)
         self._left = MOST_BYTES
         self._every, self._reports = EVERY, 0

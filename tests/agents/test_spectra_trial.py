@@ -44,6 +44,11 @@ GARBLED = """
 from nightlab.sandbox.guest import spectra as _spectra
 _spectra.Recording._write = lambda self, step, records, loss: self._file.write('{"pr": 9}')
 """
+BOTH = """
+
+from nightlab.kernels.spectra import definitions as _definitions
+_definitions.Spread.corrected_participation_ratio = lambda self: 0.9 * min(self.n - 1, self.d)
+"""
 BROKEN = """
 
 from nightlab.sandbox.guest import spectra as _spectra
@@ -83,7 +88,7 @@ def test_an_honest_run_leaves_spectra_that_agree_with_the_oracles(bench: Bench) 
     assert {(r.layer, r.place) for r in last.readings} == {
         (layer, place) for layer in range(3) for place in ("pre", "post")
     }
-    assert {r.size for r in last.readings} == {(256, 256)}
+    assert {r.size for r in last.readings} == {(160, 256)}
     assert last.loss is None
     assert (run.outputs / "probes.json").is_file()
 
@@ -101,6 +106,16 @@ def test_a_program_that_misreports_its_spectra_is_suspect_and_gains_nothing(
     assert len(measured.reasons) <= probing.DOUBTS + 1
     assert 1.0 < measured.metrics["val_bpb"] < 8.0
     assert run.outputs is not None
+
+
+def test_a_forger_of_both_sides_is_not_caught_and_its_score_is_the_same(bench: Bench) -> None:
+    """The limit of the check: such spectra come from the program's own processes."""
+    run, measured = tried(bench, BOTH)
+    assert measured.integrity is Integrity.CLEAN
+    assert 1.0 < measured.metrics["val_bpb"] < 8.0
+    assert run.outputs is not None
+    forged = log.read((run.outputs / "spectra.jsonl").read_bytes()).reports[-1].readings
+    assert {r.pr_corrected for r in forged} == {0.9 * 159}
 
 
 def test_a_fault_of_the_recorder_ends_the_recording_and_not_the_training(bench: Bench) -> None:
