@@ -31,7 +31,9 @@ from nightlab.sandbox.protocol import Cell
 from nightlab.vocabulary import Ending, Objective, Program, Purpose, Run, Rung, Split
 
 RECENT_TRIALS = 6
-TRIES = 3
+PAUSES = (2.0, 15.0)
+"""Seconds before each new try of what the environment lost: what an engine needs to come back."""
+TRIES = 1 + len(PAUSES)
 """How often a trial is tried before an environment fault stops the campaign."""
 OUR_AUTHORS = ("baseline", "catalogue", "tpe", "cmaes")
 """Authors that only put together code that ships with the lab."""
@@ -207,7 +209,8 @@ class Lab:
         with self._guard:
             lock = self._locks[key]
         with lock, self.slot():
-            for _ in range(TRIES):
+            for pause in (0.0, *PAUSES):
+                time.sleep(pause)
                 started = time.monotonic()
                 row = self.ledger.begin_trial(
                     self.lease,
@@ -233,15 +236,17 @@ class Lab:
 
         Raises SandboxError when the environment failed repeatedly.
         """
-        for attempt in range(1, TRIES + 1):
+        for pause in PAUSES:
             try:
-                cell = self.bench.open()
-                return cell, self.bench.smoke(cell, program)
+                return self._smoked(program)
             except SandboxError as fault:
-                if attempt == TRIES:
-                    raise
                 self.log("fault", str(fault)[:500], experiment)
-        raise AssertionError
+            time.sleep(pause)
+        return self._smoked(program)
+
+    def _smoked(self, program: Program) -> tuple[Cell, str | None]:
+        cell = self.bench.open()
+        return cell, self.bench.smoke(cell, program)
 
     def _train(
         self, row: Trial, program: Program, rung: Rung, started: float, watch: Watch | None

@@ -1,5 +1,6 @@
 """What every tier, and every future provider, must do."""
 
+import secrets
 import threading
 import time
 from collections.abc import Mapping
@@ -118,7 +119,7 @@ def test_the_cpu_limit_counts_from_the_message_and_not_the_warm_up(bench: Bench)
 
 
 def test_a_deadline_kills_every_descendant(bench: Bench) -> None:
-    mark = "nl-contract"
+    mark = f"nl-{secrets.token_hex(5)}"
     text = (
         PRELUDE
         + f"""
