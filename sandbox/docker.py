@@ -55,6 +55,14 @@ def engine_boundary(doing: str) -> Iterator[None]:
         raise SandboxError(f"{doing}: {str(error)[:500]}") from error
 
 
+def _first_cause(error: BaseException) -> BaseException:
+    """What the system said, where the libraries on the way wrapped it in sentences of theirs."""
+    found, cause = error, error
+    while cause := cause.__cause__ or cause.__context__:
+        found = cause if isinstance(cause, OSError) else found
+    return found
+
+
 def _close_all(clients: list[docker.DockerClient]) -> None:
     while clients:
         clients.pop().close()
@@ -75,7 +83,8 @@ class Engine:
             with contextlib.closing(docker.from_env(timeout=10)) as client:
                 self.version = client.version()["ApiVersion"]
         except (DockerException, RequestException, OSError) as error:
-            raise MissingError(f"no Docker engine answers ({str(error)[:200]}): {REMEDY}") from None
+            why = str(_first_cause(error))[:200]
+            raise MissingError(f"no Docker engine answers at {address} ({why}): {REMEDY}") from None
 
     @property
     def client(self) -> docker.DockerClient:

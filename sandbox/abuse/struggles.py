@@ -155,6 +155,7 @@ HEADS.clear()
 os.closerange(3, 1024)
 time.sleep(600)
 """,
+        limits=SHORT,
     ),
     Case(
         name="raises an error that cannot be printed",

@@ -17,7 +17,7 @@ from nightlab.errors import MissingError, SandboxError, UsageError
 from nightlab.sandbox import cgroup, image, leftovers, reaper
 from nightlab.sandbox.attached import AttachedChannel
 from nightlab.sandbox.channel import LOG_HEAD_BYTES, LOG_TAIL_BYTES, Log, SocketChannel
-from nightlab.sandbox.choose import choose, survey
+from nightlab.sandbox.choose import choose, ready, survey
 from nightlab.sandbox.guest import seal
 from nightlab.sandbox.process import ProcessSandbox
 from nightlab.sandbox.protocol import Cell, Room
@@ -159,6 +159,26 @@ def test_an_unknown_tier_is_a_usage_error_and_auto_explains_itself(
     assert choice.sandbox.tier is Tier.PROCESS
     assert len(choice.why) == 4
     assert "bubblewrap is not installed" in " ".join(choice.why)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("unix:///nowhere/at/all", "no Docker engine listens at"),
+        ("tcp://127.0.0.1:1", "refused"),
+        ("ssh://nobody@nowhere", "paramiko"),
+    ],
+)
+def test_an_engine_that_cannot_be_reached_is_told_in_one_line_with_a_remedy(
+    address: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", address)
+    works, reason = ready(Tier.DOCKER)
+    assert not works
+    assert why in reason
+    assert reason.count("\n") == 0
+    assert len(reason) < 200
+    assert reason.endswith("start a Docker engine, or point DOCKER_HOST at one")
 
 
 def test_a_wheelhouse_without_torch_is_refused_with_what_is_missing(tmp_path: Path) -> None:
