@@ -226,6 +226,7 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 TOKEN, BLOCK = "token shared KV forward", "block MHA forward"
 TOKEN_BOTH, BLOCK_BOTH = "token shared KV forward+backward", "block MHA forward+backward"
 DECODE, DECODE_MHA = "decode shared KV", "decode MHA"
+MODES = (TOKEN, BLOCK, BLOCK_BOTH, TOKEN_BOTH, DECODE, DECODE_MHA)
 
 
 def bench(
@@ -236,28 +237,39 @@ def bench(
     threads: int = 2,
     device: str = "cpu",
     clock: Clock = "wall",
-    modes: Sequence[str] = (TOKEN, BLOCK, BLOCK_BOTH, TOKEN_BOTH, DECODE, DECODE_MHA),
+    modes: Sequence[str] = MODES,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Measure every mode over ``tokens`` (decode at ``context`` alone) on ``threads`` threads.
 
     ``clock="cpu"`` counts CPU time, for one thread on a machine that others use meanwhile.
-    ValueError for CPU time on a GPU or of more than one thread, which would count waiting.
+    ``say`` hears what is done after each point. ValueError for an unknown mode, and for CPU time
+    on a GPU or of more than one thread, which would count waiting.
     """
     if clock == "cpu" and (device != "cpu" or threads != 1):
         raise ValueError("CPU time is a measure for one thread on a CPU")
+    if unknown := set(modes) - set(MODES):
+        raise ValueError(f"no mode {', '.join(sorted(unknown))}; there are {', '.join(MODES)}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     rows: list[Row] = []
-    for mode in modes:
-        block, backward = "MHA" in mode, "backward" in mode
-        if mode in (DECODE, DECODE_MHA):
-            rows += measure(DecodeCase(context, topk, block, device), mode, repeats, device, clock)
-            continue
-        for length in tokens:
-            rows += measure(
-                Case(length, topk, block, backward, device), mode, repeats, device, clock
-            )
+    points = [(mode, length) for mode in modes
+              for length in ([context] if "decode" in mode else tokens)]  # fmt: skip
+    # Shares of the work: dense attention costs the square of the length, twice more with backward.
+    cost = [0.1 if "decode" in mode else (length / 1024) ** 1.7 * (3 if "back" in mode else 1)
+            for mode, length in points]  # fmt: skip
+    start = time.perf_counter()
+    for done, (mode, length) in enumerate(points, 1):
+        block = "MHA" in mode
+        case = (
+            DecodeCase(length, topk, block, device)
+            if "decode" in mode
+            else Case(length, topk, block, "backward" in mode, device)
+        )
+        rows += measure(case, mode, repeats, device, clock)
+        left = (time.perf_counter() - start) * sum(cost[done:]) / sum(cost[:done])
+        say(f"{done}/{len(points)}  {mode}, {length} tokens  about {left:.0f} s left")
     torch.set_num_threads(before)
     return Report(
         bench="kernels index_cache",
@@ -343,21 +355,29 @@ def text(report: Report) -> str:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Milliseconds a layer over T for every mode, as a PNG."""
+    """Milliseconds a layer over T for every mode, and in bars for decode, as a PNG."""
     from matplotlib.figure import Figure
 
-    modes = [mode for mode in dict.fromkeys(row["mode"] for row in report["rows"])
-             if "decode" not in mode]  # fmt: skip
-    if not modes:
-        raise ValueError("nothing to plot: no mode was measured over several lengths")
-    figure = Figure(figsize=(5 * len(modes), 4), layout="constrained")
+    modes = list(dict.fromkeys(row["mode"] for row in report["rows"]))
+    across = min(3, len(modes))
+    down = -(-len(modes) // across)
+    figure = Figure(figsize=(5.2 * across, 4 * down), layout="constrained")
     for place, mode in enumerate(modes, 1):
-        axes = figure.add_subplot(1, len(modes), place)
+        axes = figure.add_subplot(down, across, place)
         rows = [row for row in report["rows"] if row["mode"] == mode]
-        for variant in dict.fromkeys(row["variant"] for row in rows):
+        variants = list(dict.fromkeys(row["variant"] for row in rows))
+        lengths = sorted({row["tokens"] for row in rows})
+        if "decode" in mode:
+            axes.bar(variants, [row["ms"] for row in rows])
+            axes.set(title=f"{mode}, {lengths[0]:,} tokens", ylabel="ms a layer and token")
+            continue
+        for variant in variants:
             line = [(row["tokens"], row["ms"]) for row in rows if row["variant"] == variant]
             axes.loglog(*zip(*line, strict=True), marker="o", label=variant)
+        axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        axes.minorticks_off()
         axes.set(title=mode, xlabel="tokens", ylabel="ms a layer")
         axes.legend()
-    figure.suptitle(f"{report['machine']}, {report['date']}")
+    settings = report["settings"]
+    figure.suptitle(f"{report['machine']}, {settings['threads']} threads, {report['date']}")
     figure.savefig(path, dpi=120)

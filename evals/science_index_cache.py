@@ -2,8 +2,8 @@
 
 ``python -m nightlab.evals.science_index_cache OUT.json [--seeds 3] [--scale 0.45]`` trains models
 on recall that it generates itself, shares their indices along several patterns, and writes one
-JSON document. A seed that the document holds already is not run again, so a cut run goes on where
-it stopped. ``--tell`` prints the tables of a finished document.
+JSON document, and its models beside it. A part that is there already is not run again, so a cut run
+goes on where it stopped; ``--seconds`` cuts it. The tables of what is finished are printed.
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Seed(TypedDict):
 
     seed: int
     dense: Scores
-    free: Free
+    free: Free | None
     trained: dict[str, Scores]
     cpu_seconds: float
 
@@ -93,8 +93,12 @@ def similarity(model: Model, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
 def training_free(model: Model, calibration: Sequence[Batch], held: Sequence[Batch]) -> Free:
     """All-F against uniform, greedy and overlap-DP patterns, without any further training."""
 
+    known: dict[str, float] = {}
+
     def loss(pattern: IndexPattern) -> float:
-        return score(model, calibration, pattern)["loss"]
+        if str(pattern) not in known:
+            known[str(pattern)] = score(model, calibration, pattern)["loss"]
+        return known[str(pattern)]
 
     full = greedy_search(loss, LAYERS, 1, lazy=False)
     lazy = greedy_search(loss, LAYERS, 2)
@@ -117,48 +121,78 @@ def training_free(model: Model, calibration: Sequence[Batch], held: Sequence[Bat
     )
 
 
+ARMS = {
+    "all-F": (LAYERS, "own"),
+    "1/4 own": (2, "own"),
+    "1/4 served": (2, "served"),
+    "1/8 own": (1, "own"),
+    "1/8 served": (1, "served"),
+}
+"""Uniform patterns trained further: full layers that stay, and whose attention their indexers learn
+(each its own layer's, or the mean of all layers served)."""
+
+
 def trained_sharing(
-    model: Model, state: dict[str, Tensor], held: Sequence[Batch], steps: int, seed: int
-) -> dict[str, Scores]:
-    """From one trained all-F model: the same further training under each pattern and loss."""
-    rows = {}
-    arms = ((LAYERS, "own"), (4, "own"), (4, "served"), (2, "own"), (2, "served"), (1, "own"),
-            (1, "served"))  # fmt: skip
-    for keep, teach in arms:
-        rng = torch.Generator().manual_seed(1000 + seed)
-        model.load_state_dict(state)
-        pattern = uniform(keep)
-        train(model, Stage(steps, 3e-3, pattern, TOKENS, teach, frozen=True), rng)
-        train(model, Stage(2 * steps, 5e-4, pattern, TOPK, teach), rng)
-        name = "all-F" if keep == LAYERS else f"1/{LAYERS // keep} {teach}"
-        rows[name] = score(model, held, pattern)
-    return rows
+    model: Model, name: str, held: Sequence[Batch], steps: int, seed: int
+) -> Scores:
+    """From the trained all-F model: the same further training under one pattern and loss."""
+    keep, teach = ARMS[name]
+    rng = torch.Generator().manual_seed(1000 + seed)
+    pattern = uniform(keep)
+    train(model, Stage(steps, 3e-3, pattern, TOKENS, teach, frozen=True), rng)
+    train(model, Stage(2 * steps, 5e-4, pattern, TOPK, teach), rng)
+    return score(model, held, pattern)
 
 
-def run_seed(seed: int, scale: float = 1.0) -> Seed:
-    """Train one model and put it through every comparison."""
-    start = time.process_time()
-    torch.manual_seed(seed)
-    rng = torch.Generator().manual_seed(seed)
-    calibration = [recall(64, torch.Generator().manual_seed(500 + i)) for i in range(2)]
-    held = [recall(64, torch.Generator().manual_seed(900 + i)) for i in range(6)]
-    model = Model(rng)
-    train(model, Stage(int(1100 * scale), 3e-3), rng)
-    dense = score(model, held, None)
-    say(f"seed {seed}: dense {told(dense)}")
-    train(model, Stage(int(120 * scale), 3e-3, ALL_F, TOKENS, "own", frozen=True), rng)
-    train(model, Stage(int(80 * scale), 5e-4, ALL_F, TOPK, "own"), rng)
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    free = training_free(model, calibration, held)
-    for name, scores in free["scores"].items():
-        say(f"seed {seed}: {name} {free['patterns'][name]} {told(scores)}")
-    trained = trained_sharing(model, state, held, int(40 * scale), seed)
-    for name, scores in trained.items():
-        say(f"seed {seed}: trained {name} {told(scores)}")
-    return Seed(
-        seed=seed, dense=dense, free=free, trained=trained,
-        cpu_seconds=time.process_time() - start,
-    )  # fmt: skip
+class Run:
+    """One seed, a part at a time; what a part gives is stored, so that a cut costs one part."""
+
+    def __init__(self, one: Seed, scale: float, folder: Path) -> None:
+        self.one, self.scale = one, scale
+        self.files = {part: folder / f"seed{one['seed']}-{part}.pt" for part in ("dense", "sparse")}
+        self.calibration = [recall(64, torch.Generator().manual_seed(500 + i)) for i in range(2)]
+        self.held = [recall(64, torch.Generator().manual_seed(900 + i)) for i in range(6)]
+
+    def steps(self, count: int) -> int:
+        return max(1, int(count * self.scale))
+
+    def model(self, part: str) -> Model:
+        model = Model(torch.Generator())
+        model.load_state_dict(torch.load(self.files[part], weights_only=True))
+        return model
+
+    def part(self) -> bool:
+        """Run the first part that is missing; False when none is."""
+        one, seed = self.one, self.one["seed"]
+        torch.manual_seed(seed)
+        if not self.files["dense"].exists():
+            rng = torch.Generator().manual_seed(seed)
+            model = Model(rng)
+            train(model, Stage(self.steps(1000), 3e-3), rng)
+            torch.save(model.state_dict(), self.files["dense"])
+            one["dense"] = score(model, self.held, None)
+            say(f"seed {seed}: dense {told(one['dense'])}")
+        elif not self.files["sparse"].exists():
+            rng = torch.Generator().manual_seed(100 + seed)
+            model = self.model("dense")
+            stage = Stage(self.steps(300), 3e-3, ALL_F, TOKENS, "own", frozen=True)
+            train(model, stage, rng)
+            train(model, Stage(self.steps(150), 1e-3, ALL_F, TOPK, "own"), rng)
+            torch.save(model.state_dict(), self.files["sparse"])
+        elif one["free"] is None:
+            free = training_free(self.model("sparse"), self.calibration, self.held)
+            one["free"] = free
+            for name, scores in free["scores"].items():
+                say(f"seed {seed}: {name} {free['patterns'][name]} {told(scores)}")
+        else:
+            name = next((name for name in ARMS if name not in one["trained"]), None)
+            if name is None:
+                return False
+            steps = self.steps(60)
+            scores = trained_sharing(self.model("sparse"), name, self.held, steps, seed)
+            one["trained"][name] = scores
+            say(f"seed {seed}: trained {name} {told(scores)}")
+        return True
 
 
 def say(line: str) -> None:
@@ -188,7 +222,7 @@ def tables(seeds: Sequence[Seed]) -> str:
         cells += [interval([s[hop] for s in scores]) for hop in ("one_hop", "two_hop")]
         lines.append(f"| {' | '.join(cells)} | {note} |")
 
-    free = [seed["free"] for seed in seeds]
+    free = [seed["free"] for seed in seeds if seed["free"] is not None]
     base = [one["scores"]["all-F"] for one in free]
     row("dense", [seed["dense"] for seed in seeds], base, "")
     for name in free[0]["scores"]:
@@ -224,22 +258,32 @@ def stored(path: Path, settings: Mapping[str, object]) -> list[Seed]:
 
 
 def main() -> None:
-    """Run the seeds that are missing, writing after each."""
+    """Run the parts that are missing, writing after each; then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=0.45)
-    parser.add_argument("--tell", action="store_true", help="print tables, run nothing")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no part later")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     settings = {"layers": LAYERS, "width": WIDTH, "tokens": TOKENS, "topk": TOPK,
                 "scale": asked.scale}  # fmt: skip
-    done = stored(asked.out, settings)
-    missing = [] if asked.tell else sorted(set(range(asked.seeds)) - {s["seed"] for s in done})
-    for seed in missing:
-        done.append(run_seed(seed, asked.scale))
-        asked.out.write_text(json.dumps({"settings": settings, "seeds": done}, indent=1))
-    print(tables(done))
+    seeds = stored(asked.out, settings)
+    for seed in range(len(seeds), asked.seeds):
+        seeds.append(Seed(seed=seed, dense={}, free=None, trained={}, cpu_seconds=0.0))
+    folder = asked.out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    for one in seeds:
+        run, more = Run(one, asked.scale, folder), True
+        while more and time.monotonic() - begun < asked.seconds:
+            start = time.process_time()
+            more = run.part()
+            one["cpu_seconds"] += time.process_time() - start
+            asked.out.write_text(json.dumps({"settings": settings, "seeds": seeds}, indent=1))
+    finished = [one for one in seeds if len(one["trained"]) == len(ARMS)]
+    if finished:
+        print(tables(finished))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from nightlab.errors import UsageError
 from nightlab.reading import AsJson, print_json, print_screen
 from nightlab.running import TaskName, Tier, Workers
 
@@ -193,11 +194,29 @@ def campaigns(
 
 
 @kernels.command("index_cache")
-def index_cache(out: Out = Path(), as_json: AsJson = False) -> None:
+def index_cache(
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    mode: Annotated[
+        list[str] | None, typer.Option(help='Only these, such as "block MHA forward".')
+    ] = None,
+    clock: Annotated[
+        Literal["wall", "cpu"], typer.Option(help="CPU time for one thread on a busy machine.")
+    ] = "wall",
+    device: Literal["cpu", "cuda"] = "cpu",
+    out: Out = Path(),
+    as_json: AsJson = False,
+) -> None:
     """Sparse attention with shared indices against dense attention, over context lengths."""
-    from nightlab.evals.bench_kernels_index_cache import bench, plot, text
+    from nightlab.evals.bench_kernels_index_cache import MODES, bench, plot, text
 
-    report = bench()
+    try:
+        report = bench(
+            repeats=repeats, threads=threads, device=device, modes=tuple(mode or MODES),
+            clock=clock, say=_say,
+        )  # fmt: skip
+    except ValueError as problem:
+        raise UsageError(str(problem)) from None
     plot(report, out / "index_cache.png")
     if as_json:
         show(report, as_json)
