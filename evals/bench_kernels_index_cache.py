@@ -379,5 +379,6 @@ def plot(report: Report, path: Path) -> None:
         axes.set(title=mode, xlabel="tokens", ylabel="ms a layer")
         axes.legend()
     settings = report["settings"]
-    figure.suptitle(f"{report['machine']}, {settings['threads']} threads, {report['date']}")
+    threads = f"{settings['threads']} thread{'s' if settings['threads'] != 1 else ''}"
+    figure.suptitle(f"{report['machine']}, {threads}, {report['date']}")
     figure.savefig(path, dpi=120)

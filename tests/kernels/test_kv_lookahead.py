@@ -90,6 +90,17 @@ def test_a_masked_pass_leaves_prompt_keys_as_they_were() -> None:
     assert not torch.allclose(changed.dense(2)[0][:, :, :24], plain.cache.dense(2)[0])
 
 
+def test_an_error_in_the_pass_still_leaves_every_map_as_it_was() -> None:
+    model = tiny()
+    patched = model.blocks[0].get_submodule("q")
+    patched.__dict__["forward"] = lambda x: x  # as libraries that wrap a model do
+    with pytest.raises(RuntimeError, match="on purpose"), awake(model).attached(model):
+        raise RuntimeError("on purpose")
+    assert torch.equal(patched.forward(prompt_tokens()), prompt_tokens())
+    for _, linear in adapted(model):
+        assert linear is patched or "forward" not in linear.__dict__
+
+
 def test_a_lora_of_zero_equals_tokens_alone() -> None:
     model = tiny()
     fresh = Lookahead(model, SHAPE)

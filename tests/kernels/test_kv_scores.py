@@ -6,12 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nightlab.kernels.kv.compact import KVCompact, compact_attention
 from nightlab.kernels.kv.scores import (
+    Group,
+    Over,
+    Reduction,
     attention_rows,
     cumulative_scores,
     differentiable_scores,
     lookahead_scores,
     reduce_heads,
+    scored_attention,
 )
 from nightlab.kernels.kv.selection import even_lengths, select_rows
 
@@ -51,6 +56,23 @@ def test_one_query_without_own_keys_gives_its_attention_row(
     wide = k.repeat_interleave(q.shape[1] // 2, dim=1)
     row = torch.softmax(q @ wide.transpose(-1, -2) * 8**-0.5, dim=-1)[:, :, 0]
     torch.testing.assert_close(s, row)
+
+
+@given(
+    size=sizes,
+    group=st.sampled_from(["mean", "max", "sum"]),
+    over=st.sampled_from(["mean", "max"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_one_pass_gives_the_scores_and_the_output_of_two(
+    size: tuple[int, int, int, int], group: Group, over: Over
+) -> None:
+    q, k, own = case(*size)
+    v, own_v = k.flip(2) + 0.5, own.flip(2) - 0.5
+    s, out = scored_attention(q, k, v, own, own_v, Reduction(group, over))
+    torch.testing.assert_close(s, lookahead_scores(q, k, own, group=group, over=over))
+    plain = compact_attention(q, KVCompact.dense(k, v), own, own_v)
+    torch.testing.assert_close(out, plain, rtol=1e-4, atol=1e-5)
 
 
 @given(sizes)
