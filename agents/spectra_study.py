@@ -1,6 +1,8 @@
 """Do spectra foretell? An ablation on the experiments that a ledger has recorded.
 
-    python -m nightlab.agents.spectra_study CAMPAIGN [CAMPAIGN ...] [--json]
+    python -m nightlab.agents.spectra_study HOME [HOME ...] [--json]
+
+A HOME is a folder of state (NIGHTLAB_HOME); every campaign in its ledger counts.
 
 Two questions. *Own end*: from the first third of a trial's reported curve, how well is its score
 foretold, without and with the spectra reported by then? *Value*: from what the policy logged of
@@ -12,6 +14,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +27,6 @@ from nightlab.evals.nerve.ablation import Ablation, ablate
 from nightlab.evals.nerve.thirds import METRICS, THIRDS, Summary, summaries
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import Trial
-from nightlab.settings import Settings
 from nightlab.vocabulary import Purpose
 
 Floats = NDArray[np.float64]
@@ -136,27 +138,36 @@ def judged(rows: Sequence[Row]) -> Ablation:
     )
 
 
+def recorded(homes: Sequence[Path]) -> dict[str, list[Row]]:
+    """The rows of both questions, over every campaign of some homes."""
+    rows: dict[str, list[Row]] = {"own end": [], "value": []}
+    for home in homes:
+        with Ledger.open(f"sqlite:///{home / 'ledger.db'}", home / "artifacts") as ledger:
+            for campaign in ledger.campaigns():
+                if ledger.rungs(campaign.id):
+                    rows["own end"] += own_end(ledger, campaign.id)
+                    rows["value"] += value_rows(ledger, campaign.id)
+    return rows
+
+
 def main() -> None:
-    """Print both ablations over some campaigns of the ledger."""
+    """Print both ablations."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("campaigns", nargs="+")
+    parser.add_argument("homes", nargs="+", type=Path)
     parser.add_argument("--json", action="store_true")
-    asked, settings = parser.parse_args(), Settings.load()
+    asked = parser.parse_args()
     document: dict[str, object] = {}
-    with Ledger.open(settings.ledger_url, settings.artifacts) as ledger:
-        for name, rows_of in (("own end", own_end), ("value", value_rows)):
-            rows = [row for campaign in asked.campaigns for row in rows_of(ledger, campaign)]
-            try:
-                found = judged(rows)
-            except UsageError as reason:
-                document[name] = {"refused": str(reason)}
-                lines = [str(reason)]
-            else:
-                document[name], lines = asdict(found), found.lines("bits per byte")
-            if not asked.json:
-                print(f"{name}:", *lines, sep="\n  ")
+    for name, rows in recorded(asked.homes).items():
+        try:
+            found = judged(rows)
+        except UsageError as reason:
+            document[name], lines = {"refused": str(reason)}, [str(reason)]
+        else:
+            document[name], lines = asdict(found), found.lines("bits per byte")
+        if not asked.json:
+            print(f"{name}:", *lines, sep="\n  ")
     if asked.json:
         print(json.dumps(document, indent=1))
 
