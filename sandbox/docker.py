@@ -57,7 +57,8 @@ def engine_boundary(doing: str) -> Iterator[None]:
 
 def _first_cause(error: BaseException) -> BaseException:
     """What the system said, where the libraries on the way wrapped it in sentences of theirs."""
-    found, cause = error, error
+    found: BaseException = error
+    cause: BaseException | None = error
     while cause := cause.__cause__ or cause.__context__:
         found = cause if isinstance(cause, OSError) else found
     return found

@@ -168,6 +168,16 @@ def test_a_forged_number_is_flagged(forgery: dict[str, object], word: str) -> No
     assert word in reasons[0]
 
 
+def test_collapsed_and_routed_spectra_are_allowed_their_scatter() -> None:
+    """As honest trials of the catalogue showed: entropy near 0, and tokens that a router deals."""
+    low = {"pr": 1.2, "pr_corrected": 1.2, "eee": 0.97}
+    probes = [[reading(entropy=0.37 + 0.001 * n, **low)] for n in range(3)]
+    assert disagreements([reading(entropy=0.31, **low)], probes) == ()
+    assert disagreements([reading(entropy=1.31, **low)], probes) != ()
+    dealt = [[reading(n=n, expert=1)] for n in (168, 120, 143)]
+    assert disagreements([reading(n=78, expert=1)], dealt) == ()
+
+
 def test_layers_that_only_one_side_saw_and_missing_recomputation_are_flagged() -> None:
     honest = probed(7)[0]
     first = [r for r in honest if r.layer == 0]
