@@ -64,7 +64,8 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     if task.script is not None and order.data is not None:
         raise UsageError(f"task {order.task} makes its own data: leave --data out")
     proposer = _proposer(task, order)
-    plan = plans.make(task, order.objective.budget, order.workers)
+    workers = 1 if task.gpu else order.workers  # trials side by side would share one GPU's clock
+    plan = plans.make(task, order.objective.budget, workers)
     stopping = threading.Event()
     models = connect(
         order.endpoints,
@@ -97,7 +98,7 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
         tier=sandbox.tier,
         proposer=proposer,
         seed=secrets.randbelow(1 << 31) if order.seed is None else order.seed,
-        workers=order.workers,
+        workers=workers,
         settings=settings,
     )
     for call in order.calls:

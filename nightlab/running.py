@@ -224,7 +224,10 @@ def _read(
     for name, value in (("--trials", trials), ("--minutes", minutes)):
         if value is not None and value <= 0:
             raise UsageError(f"{name} {value:g} leaves nothing to spend: give a positive number")
-    asked = asking.understand(sentence, load(task), who, Settings.load().folder)
+    loaded = load(task)
+    if loaded.note:
+        print(loaded.note, file=sys.stderr)
+    asked = asking.understand(sentence, loaded, who, Settings.load().folder)
     found = asked.reading
     budget = found.objective.budget
     if trials is not None:

@@ -117,6 +117,9 @@ def test_the_wheel_holds_the_data_files(tmp_path: Path) -> None:
     for path in (
         "nightlab/py.typed",
         "nightlab/evals/tasks/byte_lm/task.toml",
+        "nightlab/evals/tasks/gpt/task.toml",
+        "nightlab/evals/scaffold/task.toml",
+        "nightlab/evals/scaffold/train.py",
         "nightlab/memory/report/report.md.j2",
         "nightlab/sandbox/guest/worker.py",
     ):

@@ -104,7 +104,9 @@ def loss_of(
 ) -> Tensor:
     """Mean cross-entropy in nats over the targets that count, plus what the model says its own
     auxiliary losses are."""
-    logits = model(inputs_BT).flatten(0, 1).float()
+    with torch.autocast(inputs_BT.device.type, torch.bfloat16, enabled=inputs_BT.is_cuda):
+        logits = model(inputs_BT)
+    logits = logits.flatten(0, 1).float()
     if counts_BT is None:
         loss = F.cross_entropy(logits, targets_BT.flatten())
     else:
