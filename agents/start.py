@@ -57,12 +57,9 @@ class Order:
 
 def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervisor:
     """A new campaign, its lease taken. Raises UsageError or MissingError before anything runs."""
-    data = own_corpus.find(order.data, home).pinned if order.data else None
-    task = own_corpus.on(load(order.task), data)
+    task, data = _on_corpus(load(order.task), order.data, home)
     if broken := vet.refuse(task.baseline, task.baseline, vet.own_imports(task)):
         raise UsageError(f"the baseline of task {order.task} cannot be used: {broken}; mend it")
-    if task.script is not None and order.data is not None:
-        raise UsageError(f"task {order.task} makes its own data: leave --data out")
     proposer = _proposer(task, order)
     workers = 1 if task.gpu else order.workers  # trials side by side would share one GPU's clock
     plan = plans.make(task, order.objective.budget, workers)
@@ -108,6 +105,21 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
         ledger.log(campaign.id, "task", task.note)
     place = bench(task, splits, sandbox, campaign.workers)
     return _supervise(ledger, lease, campaign, place, plan, home, models, stopping)
+
+
+def _on_corpus(task: Task, asked: str | None, home: Path) -> tuple[Task, str | None]:
+    """The task on the version of a corpus that the campaign keeps, and that version's name.
+
+    Raises:
+        UsageError: there is no such corpus, or the task makes its own data.
+    """
+    if task.script is not None:
+        if asked is not None:
+            raise UsageError(f"task {task.name} makes its own data: leave --data out")
+        return task, None
+    named = asked or task.data.get("corpus")
+    pinned = own_corpus.find(str(named), home).pinned if named else None
+    return own_corpus.on(task, pinned), pinned
 
 
 def _proposer(task: Task, order: Order) -> str:

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from nightlab.agents import catalogue
-from nightlab.agents.start import Order, begin
+from nightlab.agents.start import Order, begin, resume
 from nightlab.agents.task_check import Examination, Finding, State
 from nightlab.agents.trial import Bench
 from nightlab.errors import MissingError, UsageError
+from nightlab.evals import own_corpus
 from nightlab.evals.new_task import create
 from nightlab.evals.scorer import make
 from nightlab.evals.task import Task, load
@@ -270,6 +271,27 @@ def test_where_nobody_can_propose_a_campaign_says_so_and_does_not_begin(
         with pytest.raises(MissingError, match="NIGHTLAB_MODEL"):
             begin(order, ledger, sandbox, tmp_path)
         assert ledger.campaigns() == []
+
+
+def test_a_campaign_keeps_the_version_of_a_corpus_that_its_task_names(
+    tiny_task: Path, sandbox: ProcessSandbox, tmp_path: Path
+) -> None:
+    folder = tmp_path / "named"
+    shutil.copytree(tiny_task, folder)
+    text = (folder / "task.toml").read_text()
+    (folder / "task.toml").write_text(text.replace("[data]\n", '[data]\ncorpus = "mine"\n'))
+    lines = [f"line {i} says {i * i}\n".encode() * 200 for i in range(40)]
+    old = own_corpus.add_texts("mine", lines, tmp_path)
+    objective = Objective(metric="val_bpb", direction=Direction.LOWER, budget=Budget(trials=40))
+    order = Order(goal="lower val_bpb", objective=objective, task=str(folder))
+    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db", tmp_path / "artifacts") as ledger:
+        lab = begin(order, ledger, sandbox, tmp_path).lab
+        ledger.release_lease(lab.lease)
+        own_corpus.add_texts("mine", [line + b"more" for line in lines], tmp_path, instead=True)
+        again = resume(lab.campaign.id, ledger, sandbox, tmp_path).lab
+        ledger.release_lease(again.lease)
+    assert again.bench.splits.digest == old.digest
+    assert again.bench.splits.train.is_dir()
 
 
 def test_splits_that_differ_are_other_data(folder: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_mistake_with_data_or_tasks_gets_its_exit_code_and_a_remedy(
     assert done.stdout == ""
 
 
-def test_where_the_data_set_library_is_missing_the_remedy_is_said(tmp_path: Path) -> None:
+def test_where_the_data_set_library_is_missing_the_remedy_is_said() -> None:
     block = "import sys; sys.modules['datasets'] = None; from nightlab.cli import main; main()"
     line = [sys.executable, "-c", block, "data", "prepare", "gpt", "--hf", "some/data"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
