@@ -111,7 +111,7 @@ def plot(document: Document, path: Path) -> None:
             axes.annotate(" confirmed", (row["screen_gain_sigmas"], place), va="center", fontsize=8)
     axes.set_yticks(range(len(shown)), [row["edit"] for row in reversed(shown)], fontsize=8)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel("mean screening gain, paired sigmas of the noise floor")
+    axes.set_xlabel("mean screening gain, in paired sigmas")
     axes.set_title(f"bench {document['bench']}", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.12)

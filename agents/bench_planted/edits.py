@@ -71,9 +71,9 @@ def nulls(baseline: Program, count: int) -> Iterator[Planted]:
     for number in range(count):
         old = names[number % len(names)]
         new = f"{old}_{number // len(names) + 1}"
-        made, said = renamed(text, old, new), f"{old} renamed to {new}"
+        made, said = renamed(text, old, new), f"{old} -> {new}"
         if number % 2:
-            made, said = commented(reordered(made)), f"{said}, definitions moved, comments added"
+            made, said = commented(reordered(made)), f"{said}, moved, commented"
         yield Planted(said, Kind.NULL, Program({file: made}))
 
 

@@ -9,8 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nightlab.evals import bits_per_byte
-from nightlab.evals.bits_per_byte import score, windows
+from nightlab.evals.bits_per_byte import (
+    GUARD,
+    Guard,
+    Probe,
+    prefixes,
+    replay,
+    score,
+    windows,
+)
 from nightlab.evals.oracles import Answering, Oracles, Tokens
 from nightlab.vocabulary import Integrity, Measurement
 
@@ -31,10 +38,12 @@ def bigram(tokens_BT: Tokens) -> Logits:
     return answer
 
 
-def measured(make: Callable[[], Oracle], context: int = CONTEXT, seed: int = 3) -> Measurement:
+def measured(
+    make: Callable[[], Oracle], context: int = CONTEXT, seed: int = 3, guard: Guard = GUARD
+) -> Measurement:
     """Score with two fresh oracles, as the loop does."""
     oracles = Oracles(reader=Answering(make(), context), checker=Answering(make(), context))
-    return score(text(), oracles, 512, np.random.default_rng(seed))
+    return score(text(), oracles, 512, np.random.default_rng(seed), guard=guard)
 
 
 def test_bits_per_byte_is_the_mean_code_length_over_every_byte_but_the_first() -> None:
@@ -118,12 +127,23 @@ def test_a_cheat_is_caught(cheat: Callable[[], Oracle]) -> None:
     assert got.metrics == {}
 
 
-@pytest.mark.parametrize("cheat", [peeking, consistent_liar])
-def test_the_cheat_would_win_without_its_probe(
-    cheat: Callable[[], Oracle], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("cheat", "probe"),
+    [(peeking, prefixes), (consistent_liar, prefixes), (remembering, replay)],
+)
+def test_a_cheat_wins_without_the_probes_that_catch_it(
+    cheat: Callable[[], Oracle], probe: Probe
 ) -> None:
-    monkeypatch.setattr(bits_per_byte, "_agree", lambda *_: True)
-    assert measured(cheat).metrics["val_bpb"] < measured(lambda: bigram).metrics["val_bpb"] - 1
+    """One probe alone catches it; without any, it scores better than the honest program."""
+    alone = measured(cheat, guard=Guard(probes=(probe,)))
+    assert alone.integrity is Integrity.TAMPERED
+    unguarded = measured(cheat, guard=Guard(probes=()))
+    assert unguarded.integrity is Integrity.CLEAN
+    assert unguarded.metrics["val_bpb"] < measured(lambda: bigram).metrics["val_bpb"] - 0.1
+
+
+def test_the_probe_that_a_consistent_liar_passes_is_not_enough() -> None:
+    assert measured(consistent_liar, guard=Guard(probes=(replay,))).integrity is Integrity.CLEAN
 
 
 @pytest.mark.parametrize(
@@ -146,6 +166,10 @@ def test_unnormalised_output_gains_nothing() -> None:
     honest = measured(lambda: bigram).metrics["val_bpb"]
     shouting = measured(lambda: lambda t: bigram(t) + np.float32(1e4))
     assert shouting.metrics["val_bpb"] == pytest.approx(honest, rel=1e-2)
+    believed = measured(
+        lambda: lambda t: bigram(t) + np.float32(1e4), guard=Guard(normalise=lambda logits: logits)
+    )
+    assert believed.metrics["val_bpb"] < 0
 
 
 def test_an_oracle_that_dies_is_a_failure_and_no_cheat() -> None:
