@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -87,6 +88,7 @@ class Decider:
                 noise=judge.noise_floor(self.lab, self.lab.plan.screen).paired_sd,
                 closed=self._closed(),
                 closed_authors=self._closed_authors(),
+                usd=self._usd(),
                 only=directives.take_up(self.lab, self.menu),
             )
             number = self.lab.ledger.experiment(experiment).number
@@ -127,6 +129,18 @@ class Decider:
                 if attempt.parent is not None:
                     self._bonuses[attempt.id] = spectra.bonus(self.lab, attempt.id, attempt.parent)
         return [*self.past, *spectra.shaped(list(self._records.values()), self._bonuses)]
+
+    def _usd(self) -> Mapping[str, float]:
+        """Mean USD of a proposal per author with a known price; nothing to weigh with one model."""
+        if len(set(self.menu.authors) - {"catalogue"}) < 2:
+            return {}
+        calls = self.lab.ledger.calls(self.lab.campaign.id)
+        asked = Counter(attempt.author for attempt in self.archive.attempts)
+        spent: dict[str, float] = {}
+        for call in calls:
+            if call.usd is not None:
+                spent[call.model] = spent.get(call.model, 0.0) + call.usd
+        return {name: usd / asked[name] for name, usd in spent.items() if usd > 0 and asked[name]}
 
     def _closed_authors(self) -> frozenset[str]:
         """Authors that cannot be asked; none where that would leave nobody."""

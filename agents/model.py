@@ -11,14 +11,14 @@ the tokens it used; keys leave this module in no text, not even where a server e
 
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import httpx2
 import openai
 from openai import OpenAI
 
+from nightlab.agents.dialects import Answer, Failed, chat, responses, usage_of
 from nightlab.agents.question import (
     RETRIED,
     Endpoint,
@@ -38,28 +38,14 @@ TRIES = 5
 LONGEST_WAIT = 120.0
 """Seconds of a ``Retry-After`` that are waited for; who asks for more is given up."""
 FIRST_WAIT = 0.5
+NOT_READY = (502, 503, 504)
+"""What a server answers while it loads; it may fail otherwise at listing models and still serve."""
 LONGEST_TOKEN = 16
 """Characters of a token at most: beyond, a server does not keep to the limit that it was given."""
 BYTES_A_TOKEN = 2
 """Lower bound on the bytes of a token in a prompt: what is reserved is rather too much."""
 ESTIMATED_BYTES_A_TOKEN = 4
 """For what an endpoint does not report."""
-
-
-@dataclass
-class _Answer:
-    """What has been heard of one answer; kept however it ends."""
-
-    text: str = ""
-    refusal: str = ""
-    usage: Usage | None = None
-    ended: str = ""
-    """Why the server says it ended; empty while it has not."""
-    events: int = 0
-
-    @property
-    def begun(self) -> bool:
-        return bool(self.text or self.refusal or self.events)
 
 
 @dataclass
@@ -97,8 +83,8 @@ class Model:
         except (openai.AuthenticationError, openai.PermissionDeniedError):
             raise MissingError(f"{place} refuses the key: set OPENAI_API_KEY") from None
         except openai.APIStatusError as error:
-            if error.status_code < 500:
-                return f"{name} at {place}"
+            if error.status_code not in NOT_READY:
+                return f"{name} at {place} (it lists no models)"
             raise MissingError(f"{place} answers {error.status_code}: is it ready?") from None
         except openai.APIConnectionError:
             raise MissingError(
@@ -118,9 +104,11 @@ class Model:
         tries = 0
         while True:
             tries += 1
+            if question.unheld is not None and "schema" in self._lacks:
+                question = question.unheld
             try:
                 return self._once(question, record, hear)
-            except _Failed as failed:
+            except Failed as failed:
                 lack = failed.lack
                 if lack and lack not in self._lacks:
                     self._lacks.add(lack)
@@ -128,7 +116,7 @@ class Model:
                     continue
                 self._wait(failed, tries)
 
-    def _wait(self, failed: "_Failed", tries: int) -> None:
+    def _wait(self, failed: Failed, tries: int) -> None:
         where = f"{self.name} at {self.endpoint.place}"
         if failed.trouble not in RETRIED or tries >= TRIES:
             times = f" (tried {tries} times)" if tries > 1 else ""
@@ -150,7 +138,7 @@ class Model:
             )
         except BudgetSpentError as error:
             raise UnansweredError(Trouble.BUDGET, str(error)) from None
-        answer, failed, started = _Answer(), None, time.monotonic()
+        answer, failed, started = Answer(), None, time.monotonic()
         usage, usd = Usage(), None
         try:
             failed = self._listen(question, answer, hear)
@@ -173,7 +161,7 @@ class Model:
         record(call)
         if failed is not None:
             words = self.endpoint.hidden(failed.words)
-            raise _Failed(failed.trouble, words, failed.after, failed.lack)
+            raise Failed(failed.trouble, words, failed.after, failed.lack)
         return Reply(
             text=text,
             usage=usage,
@@ -182,7 +170,7 @@ class Model:
             truncated=answer.ended == "truncated",
         )
 
-    def _estimate(self, prompt: int, answer: _Answer) -> Usage:
+    def _estimate(self, prompt: int, answer: Answer) -> Usage:
         """For an answer without usage; a request that was turned down used nothing."""
         if not answer.begun:
             return Usage()
@@ -193,39 +181,74 @@ class Model:
             measured=False,
         )
 
-    def _listen(self, question: Question, answer: _Answer, hear: Hear) -> "_Failed | None":
+    def embed(self, texts: Sequence[str], record: Recorder) -> list[list[float]]:
+        """A vector for each text, by an embedding model; asked once, not tried again.
+
+        Raises:
+            UnansweredError: there is none.
+        """
+        size, started = sum(len(text.encode()) for text in texts), time.monotonic()
+        try:
+            hold = self.spending.reserve(size // BYTES_A_TOKEN + 16, 0, self.price)
+        except BudgetSpentError as error:
+            raise UnansweredError(Trouble.BUDGET, str(error)) from None
+        made = self._vectors(texts)
+        failed = made if isinstance(made, Failed) else None
+        vectors, usage = ([], Usage()) if isinstance(made, Failed) else made
+        usd = self.price.of(usage) if self.price else None
+        self.spending.settle(hold, usage, usd)
+        call = Call(
+            model=self.name,
+            prompt=f"[embedding of {len(texts)} texts, {size} bytes]",
+            reply=f"{len(vectors)} vectors",
+            tokens_in=usage.tokens_in,
+            tokens_out=0,
+            latency_seconds=time.monotonic() - started,
+            usd=usd,
+            error=self.endpoint.hidden(str(failed)) if failed else "",
+        )
+        record(call)
+        if failed is not None:
+            where = f"{self.name} at {self.endpoint.place}"
+            raise UnansweredError(failed.trouble, f"{where}: {self.endpoint.hidden(failed.words)}")
+        return vectors
+
+    def _vectors(self, texts: Sequence[str]) -> tuple[list[list[float]], Usage] | Failed:
+        try:
+            made = self._client.embeddings.create(
+                model=self.name, input=list(texts), encoding_format="float"
+            )
+            vectors = [[float(x) for x in row.embedding] for row in made.data]
+            usage = usage_of(made.usage, "prompt_tokens", "prompt_tokens") or Usage(measured=False)
+        except Exception as error:  # whatever a server can make the SDK throw
+            return _failure(error, Answer())
+        if len(vectors) != len(texts) or len({len(row) for row in vectors}) > 1:
+            return Failed(Trouble.MALFORMED, "not one vector for each text")
+        return vectors, replace(usage, tokens_out=0)
+
+    def _listen(self, question: Question, answer: Answer, hear: Hear) -> Failed | None:
         """Fill in the answer; what went wrong, or None."""
         end = time.monotonic() + self.endpoint.answer_seconds
-        speak = _responses if self.endpoint.responses else _chat
+        speak = responses if self.endpoint.responses else chat
         try:
             for _ in speak(self._client, self.endpoint, question, answer, self._lacks):
                 hear(len(answer.text))
                 if time.monotonic() > end:
                     seconds = self.endpoint.answer_seconds
-                    return _Failed(Trouble.TIMEOUT, f"no end after {seconds:g} s")
+                    return Failed(Trouble.TIMEOUT, f"no end after {seconds:g} s")
                 most = LONGEST_TOKEN * question.most_tokens
                 if len(answer.text) > most:
-                    return _Failed(Trouble.TOO_LONG, f"over {most} characters")
+                    return Failed(Trouble.TOO_LONG, f"over {most} characters")
         except Exception as error:  # whatever a server can make the SDK throw
             return _failure(error, answer)
         if answer.ended:
             return None
         if not answer.begun and "stream" not in self._lacks:
-            return _Failed(Trouble.EMPTY, "no event in the stream", lack="stream")
-        return _Failed(Trouble.CUT if answer.begun else Trouble.EMPTY, "it ended without an end")
+            return Failed(Trouble.EMPTY, "no event in the stream", lack="stream")
+        return Failed(Trouble.CUT if answer.begun else Trouble.EMPTY, "it ended without an end")
 
 
-class _Failed(Exception):  # noqa: N818
-    """One request that failed."""
-
-    def __init__(
-        self, trouble: Trouble, words: str, after: float | None = None, lack: str = ""
-    ) -> None:
-        super().__init__(f"{trouble}: {words}" if not words.startswith(trouble) else words)
-        self.trouble, self.words, self.after, self.lack = trouble, words, after, lack
-
-
-def _remark(answer: _Answer, usage: Usage) -> str:
+def _remark(answer: Answer, usage: Usage) -> str:
     """What a person should know of an answer that was taken."""
     if answer.refusal or answer.ended == "refused":
         return "refused"
@@ -234,27 +257,27 @@ def _remark(answer: _Answer, usage: Usage) -> str:
     return "" if usage.measured else "no usage reported: tokens estimated"
 
 
-def _failure(error: Exception, answer: _Answer) -> _Failed:
+def _failure(error: Exception, answer: Answer) -> Failed:
     """An exception of the SDK as a trouble."""
-    if isinstance(error, _Failed):
+    if isinstance(error, Failed):
         return error
     words = " ".join(str(error).split())[:300] or type(error).__name__
     if isinstance(error, openai.APIStatusError):
         return _status(error, words)
     if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException):
-        return _Failed(Trouble.TIMEOUT, "silent for too long")
+        return Failed(Trouble.TIMEOUT, "silent for too long")
     if isinstance(error, httpx2.ConnectError):
-        return _Failed(Trouble.UNREACHABLE, words)
+        return Failed(Trouble.UNREACHABLE, words)
     if isinstance(error, openai.APIConnectionError):
         dropped = answer.begun or isinstance(error.__cause__, httpx2.RemoteProtocolError)
-        return _Failed(Trouble.CUT if dropped else Trouble.UNREACHABLE, words)
+        return Failed(Trouble.CUT if dropped else Trouble.UNREACHABLE, words)
     if isinstance(error, httpx2.HTTPError):
-        return _Failed(Trouble.CUT, words)
+        return Failed(Trouble.CUT, words)
     if isinstance(error, openai.APIError) and not isinstance(
         error, openai.APIResponseValidationError
     ):
-        return _Failed(Trouble.SERVER, words)
-    return _Failed(Trouble.MALFORMED, f"{type(error).__name__}: {words}")
+        return Failed(Trouble.SERVER, words)
+    return Failed(Trouble.MALFORMED, f"{type(error).__name__}: {words}")
 
 
 LACKS = {
@@ -266,17 +289,17 @@ LACKS = {
 """What an endpoint can do without, by the words of its complaint."""
 
 
-def _status(error: openai.APIStatusError, words: str) -> _Failed:
+def _status(error: openai.APIStatusError, words: str) -> Failed:
     code = error.status_code
     if code == 429:
-        return _Failed(Trouble.RATE_LIMITED, words, after=_retry_after(error))
+        return Failed(Trouble.RATE_LIMITED, words, after=_retry_after(error))
     if code in (408, 409) or code >= 500:
-        return _Failed(Trouble.SERVER, words, after=_retry_after(error))
+        return Failed(Trouble.SERVER, words, after=_retry_after(error))
     if code in (401, 403):
-        return _Failed(Trouble.DENIED, words)
+        return Failed(Trouble.DENIED, words)
     lower = words.lower()
     lack = next((lack for lack, said in LACKS.items() if any(w in lower for w in said)), "")
-    return _Failed(Trouble.UNSUPPORTED, words, lack=lack if code in (400, 422) else "")
+    return Failed(Trouble.UNSUPPORTED, words, lack=lack if code in (400, 422) else "")
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:
@@ -285,107 +308,3 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
         return max(0.0, float(error.response.headers["retry-after"]))
     except (KeyError, ValueError):
         return None
-
-
-def _count(value: object) -> int | None:
-    """A number of tokens; None where it is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _usage(usage: object, into: str, out: str) -> Usage | None:
-    """The usage under an API's own names; None where it is missing or makes no sense."""
-    tokens_in, tokens_out = _count(getattr(usage, into, None)), _count(getattr(usage, out, None))
-    if tokens_in is None or tokens_out is None:
-        return None
-    details = getattr(usage, f"{into}_details", None)
-    cached = _count(getattr(details, "cached_tokens", None)) or 0
-    return Usage(tokens_in=tokens_in, cached_in=min(cached, tokens_in), tokens_out=tokens_out)
-
-
-def _chat(
-    client: OpenAI, endpoint: Endpoint, question: Question, answer: _Answer, lacks: set[str]
-) -> Iterator[None]:
-    """Chat Completions: what every server speaks."""
-    limit = "max_completion_tokens" if endpoint.openai else "max_tokens"
-    if "max_tokens" in lacks:
-        limit = "max_tokens" if endpoint.openai else "max_completion_tokens"
-    request: dict[str, Any] = {
-        "model": endpoint.name,
-        "messages": [{"role": m.role, "content": m.text} for m in question.messages],
-        limit: question.most_tokens,
-    }
-    if question.schema and "schema" not in lacks:
-        form = {"name": question.schema.name, "schema": question.schema.schema, "strict": True}
-        request["response_format"] = {"type": "json_schema", "json_schema": form}
-    if "stream" in lacks:
-        _chat_choice(client.chat.completions.create(**request), answer, "message")
-        yield
-        return
-    if "usage" not in lacks:
-        request["stream_options"] = {"include_usage": True}
-    for chunk in client.chat.completions.create(**request, stream=True):
-        _chat_choice(chunk, answer, "delta")
-        yield
-
-
-def _chat_choice(chunk: object, answer: _Answer, part: str) -> None:
-    """Take in one chunk of a stream, or a whole answer."""
-    answer.events += 1
-    answer.usage = _usage(getattr(chunk, "usage", None), "prompt_tokens", "completion_tokens") or (
-        answer.usage
-    )
-    for choice in (getattr(chunk, "choices", None) or [])[:1]:
-        said = getattr(choice, part, None)
-        answer.text += getattr(said, "content", None) or ""
-        answer.refusal += getattr(said, "refusal", None) or ""
-        if reason := choice.finish_reason:
-            ends = {"length": "truncated", "content_filter": "refused"}
-            answer.ended = ends.get(reason, "complete")
-
-
-def _responses(
-    client: OpenAI, endpoint: Endpoint, question: Question, answer: _Answer, lacks: set[str]
-) -> Iterator[None]:
-    """The Responses API, nothing stored on the server."""
-    request: dict[str, Any] = {
-        "model": endpoint.name,
-        "input": [{"role": m.role, "content": m.text} for m in question.messages],
-        "max_output_tokens": question.most_tokens,
-        "store": False,
-    }
-    if question.schema and "schema" not in lacks:
-        form = {"name": question.schema.name, "schema": question.schema.schema, "strict": True}
-        request["text"] = {"format": {"type": "json_schema", **form}}
-    if "stream" in lacks:
-        _response(client.responses.create(**request), answer)
-        yield
-        return
-    for event in client.responses.create(**request, stream=True):
-        answer.events += 1
-        match event.type:
-            case "response.output_text.delta":
-                answer.text += event.delta
-            case "response.refusal.delta":
-                answer.refusal += event.delta
-            case "response.completed" | "response.incomplete" | "response.failed":
-                _response(event.response, answer)
-            case "error":
-                raise _Failed(Trouble.SERVER, str(event.message))
-        yield
-
-
-def _response(response: Any, answer: _Answer) -> None:
-    """Take in a whole response: its usage and how it ended."""
-    answer.events += 1
-    answer.usage = _usage(response.usage, "input_tokens", "output_tokens") or answer.usage
-    if not answer.text and not answer.refusal:
-        for item in response.output or []:
-            for part in getattr(item, "content", None) or []:
-                answer.text += getattr(part, "text", None) or ""
-                answer.refusal += getattr(part, "refusal", None) or ""
-    if response.status == "failed":
-        raise _Failed(Trouble.SERVER, str(getattr(response.error, "message", "failed")))
-    answer.ended = "complete"
-    if response.status == "incomplete":
-        why = getattr(response.incomplete_details, "reason", "")
-        answer.ended = "refused" if why == "content_filter" else "truncated"

@@ -340,11 +340,8 @@ class Nodes:
     def reflect(self, state: Round) -> Round:
         """A lesson, if there is one."""
         row = self.lab.ledger.experiment(state["experiment"])
-        siblings = [
-            e
-            for e in self.lab.ledger.experiments(self.lab.campaign.id)
-            if e.operator == row.operator and e.number < row.number
-        ]
+        every = self.lab.ledger.experiments(self.lab.campaign.id)
+        siblings = [e for e in every if e.operator == row.operator and e.number < row.number]
         if text := reflect.lesson(row, siblings, self.lab.objective.metric):
             evidence = [row.id, *(s.id for s in siblings)]
             kept = self.lab.ledger.lessons(self.lab.campaign.id)
@@ -353,7 +350,8 @@ class Nodes:
             if text not in known and row.id not in taught:
                 text = self._worded(row, text)
                 self.lab.ledger.add_lesson(self.lab.campaign.id, text, evidence)
-        for old in reflect.contradicted(row, lessons.active(self.lab.ledger, row.campaign)):
+        standing = lessons.active(self.lab.ledger, row.campaign)
+        for old in reflect.contradicted(row, standing, {e.id: e for e in every}):
             lessons.retire(self.lab.ledger, row.campaign, old, f"contradicted by {row.id}")
         self.lab.board.clear(row.id)
         return {}

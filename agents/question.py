@@ -74,6 +74,8 @@ class Question:
     schema: Schema | None = None
     most_tokens: int = 8192
     """Of the reply, reasoning included."""
+    unheld: "Question | None" = None
+    """What is asked instead where the server cannot hold a model to the schema."""
 
     @property
     def text(self) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nightlab.agents.author.answer import json_object
@@ -63,6 +63,8 @@ to choose later experiments. Use no number that the facts do not give. List in `
 of earlier lessons that this one contradicts or makes needless. Answer with JSON:
 {{"lesson": "...", "retire": []}}"""
 LONGEST = 400
+SHORT_TOKENS = 200
+"""Of a lesson by a server that holds a model to no schema: a small model rambles on."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def written(
     shown = f"{quoting.quote('facts', facts, 4000)}\n{quoting.quote('lessons', earlier, 4000)}"
     messages = (Message("system", ASK.format(tag=quoting.tag)), Message("user", shown))
     try:
-        question = Question(messages=messages, schema=SCHEMA, most_tokens=1024)
+        short = Question(messages=messages, most_tokens=SHORT_TOKENS)
+        question = Question(messages=messages, schema=SCHEMA, most_tokens=1024, unheld=short)
         reply = model.ask(question, record)
     except UnansweredError as error:
         return str(error)[:200]
@@ -117,12 +120,35 @@ def _rounds(given: float, said: str) -> bool:
     return math.isclose(round(given, digits), abs(float(said)), rel_tol=1e-9, abs_tol=1e-12)
 
 
-def contradicted(experiment: Experiment, lessons: Sequence[Lesson]) -> list[Lesson]:
-    """Lessons that call a dead end what has just been confirmed."""
-    if experiment.verdict is not Verdict.CONFIRMED:
-        return []
-    start = f"{experiment.operator} looks like a dead end"
-    return [lesson for lesson in lessons if lesson.text.startswith(start)]
+TRAINED = (Verdict.CONFIRMED, Verdict.SCREENED, Verdict.DISCARDED)
+
+
+def contradicted(
+    experiment: Experiment, lessons: Sequence[Lesson], evidence: Mapping[str, Experiment]
+) -> list[Lesson]:
+    """Lessons that a new verdict makes false, whoever worded them: told by their evidence.
+
+    A dead end that was confirmed, something that did not run and has now trained, and a gain of
+    edits that were caught cheating. ``evidence``: experiments by id.
+    """
+    return [
+        lesson
+        for lesson in lessons
+        if lesson.experiments
+        and experiment.id not in lesson.experiments
+        and (first := evidence.get(lesson.experiments[0])) is not None
+        and _against(experiment, first)
+    ]
+
+
+def _against(new: Experiment, old: Experiment) -> bool:
+    if new.verdict is Verdict.CONFIRMED and old.verdict is Verdict.DISCARDED:
+        return bool(new.operator) and new.operator == old.operator
+    if not new.edits or new.edits != old.edits:
+        return False
+    if new.verdict in TRAINED:
+        return old.verdict in (Verdict.FAILED, Verdict.INVALID)
+    return new.verdict is Verdict.REJECTED and old.verdict is Verdict.CONFIRMED
 
 
 def facts(experiment: Experiment, template: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from nightlab.agents import catalogue, vet
 from nightlab.agents import plan as plans
 from nightlab.agents.author.connect import connect
+from nightlab.agents.author.near import Neighbours
 from nightlab.agents.author.write import Authors
 from nightlab.agents.campaign import Supervisor, take
 from nightlab.agents.carry import beginning
@@ -45,6 +46,8 @@ class Order:
     policy: Beginning = Beginning.BANDIT
     endpoints: tuple[Endpoint, ...] = ()
     """Language models that propose; with the proposer ``auto`` beside the catalogue."""
+    embedder: Endpoint | None = None
+    """An embedding model that tells near-duplicates among written changes."""
     approval: bool = False
     """Hold what a model wrote until a person approves it."""
     research_plan: str = ""
@@ -65,7 +68,7 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     plan = plans.make(task, order.objective.budget, workers)
     stopping = threading.Event()
     models = connect(
-        order.endpoints,
+        (*order.endpoints, *([order.embedder] if order.embedder else [])),
         order.objective.budget,
         home,
         stopping,
@@ -84,7 +87,8 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
         "unsafe": order.unsafe,
         "policy": order.policy,
         "until": order.until.astimezone(UTC).isoformat() if order.until else None,
-        "models": list(models),
+        "models": [endpoint.name for endpoint in order.endpoints],
+        "embedder": order.embedder.name if order.embedder else None,
         "approval": order.approval,
         "research_plan": order.research_plan,
     }
@@ -182,13 +186,19 @@ def _stored_endpoints(campaign: Campaign, configured: Sequence[Endpoint]) -> lis
     """The models that a campaign was begun with, at the places configured now."""
     names = campaign.settings.get("models") or []
     by_name = {endpoint.name: endpoint for endpoint in configured}
-    wanted = [str(name) for name in names] if isinstance(names, Sequence) else []
+    wanted = _texts(names)
+    if embedder := campaign.settings.get("embedder"):
+        wanted.append(str(embedder))
     if missing := [name for name in wanted if name not in by_name]:
         raise MissingError(
             f"campaign {campaign.id} asks {', '.join(missing)}: set NIGHTLAB_MODEL, and "
             "OPENAI_API_KEY or OPENAI_BASE_URL, as they were"
         )
     return [by_name[name] for name in wanted]
+
+
+def _texts(names: JSON) -> list[str]:
+    return [str(name) for name in names] if isinstance(names, Sequence) else []
 
 
 def _stored_plan(task: Task, campaign: Campaign) -> Plan:
@@ -234,11 +244,15 @@ def _supervise(
         plan=plan,
         unsafe=bool(campaign.settings.get("unsafe")),
     )
+    embedder = models.get(str(campaign.settings.get("embedder")))
+    names = campaign.settings.get("models") or []
+    models = {name: model for name, model in models.items() if name in _texts(names)}
     authors = (*(() if campaign.proposer == "llm" else ("catalogue",)), *models)
     writers = None
     if models:
         patches = all(model.endpoint.responses for model in models.values())
-        writers = Authors(lab, models, patches=patches)
+        near = Neighbours(lab, embedder) if embedder else None
+        writers = Authors(lab, models, patches=patches, near=near)
         lab.log("model", _said_of(campaign, models, unsafe=lab.unsafe))
         if not catalogue.neighbours(bench.task.baseline):
             lab.log("model", "the catalogue knows no part of this program: only models propose")

@@ -33,23 +33,31 @@ class Proposers(NamedTuple):
     endpoints: "tuple[Endpoint, ...]"
     why: str
     """A line for the person."""
+    embedder: "Endpoint | None" = None
+    """Tells near-duplicates among written changes."""
 
 
 def endpoints(settings: "Settings") -> "tuple[Endpoint, ...]":
     """The models that are configured; none without a name and a place."""
-    from nightlab.agents.question import Endpoint
-
     if not settings.model or not (settings.openai_api_key or settings.openai_base_url):
         return ()
     names = dict.fromkeys(name.strip() for name in settings.model.split(",") if name.strip())
-    return tuple(
-        Endpoint(
-            name=name,
-            base_url=settings.openai_base_url,
-            key=settings.openai_api_key,
-            api=settings.api,
-        )
-        for name in names
+    return tuple(_endpoint(name, settings) for name in names)
+
+
+def embedder(settings: "Settings") -> "Endpoint | None":
+    """The embedding model that is configured, at the same place as the others."""
+    return _endpoint(settings.embedder, settings) if settings.embedder else None
+
+
+def _endpoint(name: str, settings: "Settings") -> "Endpoint":
+    from nightlab.agents.question import Endpoint
+
+    return Endpoint(
+        name=name,
+        base_url=settings.openai_base_url,
+        key=settings.openai_api_key,
+        api=settings.api,
     )
 
 
@@ -73,7 +81,9 @@ def proposers(asked: str, settings: "Settings") -> Proposers:
         )
     names = ", ".join(endpoint.name for endpoint in found)
     beside = "" if asked == "llm" else " beside the catalogue"
-    return Proposers(asked, found, f"proposals by {names} at {found[0].place}{beside}")
+    return Proposers(
+        asked, found, f"proposals by {names} at {found[0].place}{beside}", embedder(settings)
+    )
 
 
 def understand(sentence: str, task: "Task", who: Proposers, home: Path) -> "Asked":

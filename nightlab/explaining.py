@@ -47,17 +47,23 @@ def policy(ledger: "Ledger", home: Path, name: str) -> Shown:
 
 
 def sections(ledger: "Ledger", home: Path, campaign: str) -> "list[Section]":
-    """What the report says of the policy."""
+    """What the report says of who proposed, where models did, and of the policy."""
     from nightlab.agents import reasons
+    from nightlab.agents.author import account
     from nightlab.memory.report.documents import jsonable
     from nightlab.memory.report.write import Section
 
-    found = reasons.standing(ledger, home, campaign)
-    if not found.decisions:
-        return []
-    document = jsonable(reasons.standing_document(found))
-    text = reasons.markdown(found)
-    return [Section(title="The policy", key="policy", text=text, document=document)]
+    found: list[Section] = []
+    authors = account.accounts(ledger, campaign)
+    if told := account.describe(authors):
+        rows = jsonable(account.document(authors))
+        found.append(Section(title="Who proposed", key="authors", text=told, document=rows))
+    standing = reasons.standing(ledger, home, campaign)
+    if standing.decisions:
+        document = jsonable(reasons.standing_document(standing))
+        text = reasons.markdown(standing)
+        found.append(Section(title="The policy", key="policy", text=text, document=document))
+    return found
 
 
 def _why_screen(why: "Why") -> "RenderableType":

@@ -81,6 +81,7 @@ def run(
         workers=workers,
         proposer=who.kind,
         endpoints=who.endpoints,
+        embedder=who.embedder,
         approval=approve,
         research_plan="; ".join(asked.plan),
         calls=asked.calls,
@@ -131,6 +132,7 @@ def begun(
         workers=workers,
         proposer=who.kind,
         endpoints=who.endpoints,
+        embedder=who.embedder,
         approval=approve,
         research_plan="; ".join(asked.plan),
         calls=asked.calls,
@@ -152,7 +154,8 @@ def resume(campaign: CampaignId, headless: Headless = False, as_json: AsJson = F
     with reading() as (ledger, _):
         tier = ledger.campaign(campaign).tier
     with _lab(tier) as (ledger, settings, cells):
-        known = asking.endpoints(settings)
+        extra = asking.embedder(settings)
+        known = (*asking.endpoints(settings), *([extra] if extra else []))
         supervisor = start.resume(campaign, ledger, cells, settings.folder, known)
         _supervise(supervisor, settings, headless=headless, as_json=as_json)
 

@@ -21,6 +21,8 @@ class Settings(BaseSettings):
     """Where the ledger is, in SQLAlchemy's form; None for a file in ``home``."""
     model: str | None = Field(default=None, validation_alias="NIGHTLAB_MODEL")
     """Names of the language models that propose, with commas between; None for no model."""
+    embedder: str | None = Field(default=None, validation_alias="NIGHTLAB_EMBEDDER")
+    """Name of an embedding model at the same place, which finds near-duplicates; None for none."""
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
     """Address of an OpenAI-compatible server; None for OpenAI's own."""
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nightlab.agents import lessons, spectra
+from nightlab.agents import catalogue, lessons, plateau, spectra
 from nightlab.agents.author.prompting import Quoting
 from nightlab.agents.lab import Lab
 from nightlab.agents.policy.interface import Decision
@@ -36,7 +36,7 @@ class Situation:
 
     def second(self) -> Experiment | None:
         """The other parent of a cross-over: the best program off the parent's line, if bold."""
-        if self.decision.boldness != "3":
+        if self.decision.boldness != "3" and not self._plateau():
             return None
         line = {e.id for e in self.lab.ledger.lineage(self.parent.id)}
         good = (Verdict.CONFIRMED, Verdict.SCREENED)
@@ -52,8 +52,9 @@ class Situation:
         sections = [
             self._quote("goal", self._goal(), 2000),
             self._directives(),
-            self._lessons(),
-            self._quote("history", self._history(), 8000),
+            self._lessons(4000),
+            self._quote("history", self._history(ROWS), 8000),
+            self._quote("plateau", self._plateau(), 1000),
             self._quote("measurements", self._measurements(), 3000),
             self._quote("spectra, advisory", self._spectra(), 4000),
             self._baseline_diff(),
@@ -61,20 +62,36 @@ class Situation:
         ]
         return "\n\n".join([*filter(None, sections), self._task(), answer])
 
+    def choice(self, answer: str) -> str:
+        """The same for who writes no code: the parts' names instead of the program's text."""
+        current = catalogue.current(self.lab.program_of(self.parent.id))
+        parts = ", ".join(f"{part} {variant}" for part, variant in current.items())
+        sections = [
+            self._quote("goal", self._goal(), 1000),
+            self._directives(),
+            self._lessons(1200),
+            self._quote("history", self._history(3), 2000),
+            self._quote("plateau", self._plateau(), 600),
+            self._quote("the program's parts", parts, 1500),
+        ]
+        return "\n\n".join([*filter(None, sections), answer])
+
+    def _plateau(self) -> str:
+        found = plateau.standing(self.lab)
+        return str(found) if found else ""
+
     def _quote(self, name: str, text: str, most: int) -> str:
         return self.quoting.quote(name, text, most) if text else ""
 
     def _goal(self) -> str:
         objective = self.lab.objective
         rules = "; ".join(str(c) for c in objective.constraints) or "none"
-        left = self.lab.trials_left()
-        trials = "" if math.isinf(left) else f"\ntrials left: {left:g}"
         plan = self.lab.campaign.settings.get("research_plan")
         return (
             f"{self.lab.campaign.goal}\nmetric: {objective.metric}, {objective.direction} is better"
             f"\nconstraints: {rules}\ntraining budget of a screening trial: "
-            f"{self.lab.plan.screen.cpu_seconds:g} CPU seconds on one core{trials}"
-            + (f"\nplan: {plan}" if plan else "")
+            f"{self.lab.plan.screen.cpu_seconds:g} CPU seconds on one core"
+            f"\nbudget left: {budget_left(self.lab)}" + (f"\nplan: {plan}" if plan else "")
         )
 
     def _directives(self) -> str:
@@ -83,12 +100,12 @@ class Situation:
         ]
         return self._quote("wishes of the person who runs this campaign", "\n".join(notes), 2000)
 
-    def _lessons(self) -> str:
+    def _lessons(self, most: int) -> str:
         words = f"{self.decision.part} {self.lab.campaign.goal} {' '.join(self.parent.edits)}"
         found = lessons.relevant(self.lab.ledger, self.lab.campaign.id, words)
-        return self._quote("lessons", "\n".join(f"- {one.text}" for one in found), 4000)
+        return self._quote("lessons", "\n".join(f"- {one.text}" for one in found), most)
 
-    def _history(self) -> str:
+    def _history(self, most: int) -> str:
         done = [
             e
             for e in self.lab.ledger.experiments(self.lab.campaign.id)
@@ -105,7 +122,7 @@ class Situation:
             "dead ends": [e for e in done if e.verdict is Verdict.DISCARDED],
         }
         return "\n".join(
-            f"{name}:\n" + "\n".join(self._row(e) for e in rows[-ROWS:])
+            f"{name}:\n" + "\n".join(self._row(e) for e in rows[-most:])
             for name, rows in tables.items()
             if rows
         )
@@ -155,12 +172,17 @@ class Situation:
         patch = diff(old, self.lab.program_of(other.id), "baseline", other.id)
         return [*files, self._quote("the second parent", patch, DIFF_CHARACTERS)]
 
+    def _bold(self) -> str:
+        if self._plateau():
+            return "Nothing has helped for a while: leave what was tried, change the mechanism."
+        return BOLD.get(self.decision.boldness, BOLD["1"])
+
     def _task(self) -> str:
         both = " Bring in what makes the second parent good." if self.second() else ""
         part = self.decision.part.replace("_", " ")
         return (
             f"Task: edit the program {', '.join(self.lab.program_of(self.parent.id).files)} above. "
-            f"{BOLD.get(self.decision.boldness, BOLD['1'])} Look at the {part} first.{both}"
+            f"{self._bold()} Look at the {part} first.{both}"
         )
 
 
@@ -169,6 +191,17 @@ def _rank(experiment: Experiment) -> tuple[bool, float, int]:
     low = experiment.estimate.gain_low
     confirmed = experiment.verdict is Verdict.CONFIRMED
     return confirmed, -math.inf if low is None else low, experiment.number
+
+
+def budget_left(lab: Lab) -> str:
+    """What a campaign may still spend, in words."""
+    spent, budget = lab.ledger.spent(lab.campaign.id), lab.objective.budget
+    trials, seconds = lab.trials_left(), lab.seconds_left()
+    left = [] if math.isinf(trials) else [f"{trials:g} trials"]
+    left += [] if math.isinf(seconds) else [f"{max(0.0, seconds):.0f} s"]
+    left += [] if budget.usd is None else [f"{budget.usd - spent.usd:.2f} USD"]
+    left += [] if budget.tokens is None else [f"{budget.tokens - spent.tokens} tokens"]
+    return ", ".join(left) or "no bound"
 
 
 def _why(experiment: Experiment) -> str:

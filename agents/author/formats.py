@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+
 from nightlab.agents import catalogue
 from nightlab.agents.author.answer import json_object
 from nightlab.agents.author.blocks import replaced
@@ -19,6 +21,8 @@ from nightlab.agents.question import Schema
 from nightlab.vocabulary import Program
 
 MOST_OPERATORS = 3
+OFFERED = 24
+"""Operators on one list."""
 
 
 class Format(StrEnum):
@@ -110,10 +114,10 @@ def schema(offered: Sequence[Operator]) -> Schema:
         {
             "type": "object",
             "additionalProperties": False,
-            "required": ["hypothesis", "operators"],
+            "required": ["operators", "hypothesis"],
             "properties": {
-                "hypothesis": {"type": "string"},
                 "operators": {"type": "array", "items": {"type": "string", "enum": names}},
+                "hypothesis": {"type": "string"},
             },
         },
     )
@@ -122,7 +126,7 @@ def schema(offered: Sequence[Operator]) -> Schema:
 def _chosen(text: str, parent: Program, offered: Sequence[Operator]) -> Edit:
     """The named operators, applied in order; one of each part, what no longer fits left out."""
     program, used = parent, list[Operator]()
-    for operator in _named(text, offered):
+    for operator in _named(_list(text), offered) or _named(text, offered):
         if len(used) == MOST_OPERATORS or operator.part in {u.part for u in used}:
             continue
         if operator.applicable(program):
@@ -138,17 +142,40 @@ def _chosen(text: str, parent: Program, offered: Sequence[Operator]) -> Edit:
     return Edit(program=program, hypothesis=said or ours, operators=tuple(used))
 
 
+def _list(text: str) -> str:
+    """The list of a JSON reply as text, so that what its hypothesis mentions is not chosen."""
+    listed = (json_object(text) or {}).get("operators")
+    return "; ".join(map(str, listed)) if isinstance(listed, list) else ""
+
+
 def _named(text: str, offered: Sequence[Operator]) -> list[Operator]:
-    """Operators in the order in which a reply names them, by name or by number."""
-    places: dict[int, Operator] = {}
-    for operator in offered:
-        wanted = rf"(?<![\w.]){re.escape(operator.part)}\s*[:=]\s*{re.escape(operator.variant)}"
-        if match := re.search(wanted + r"(?![\w])", text):
-            places[match.start()] = operator
-    if places:
-        return [places[place] for place in sorted(places)]
+    """Operators in the order in which a reply names them: by name, by variant, or by number."""
+    for spell in (_name, _variant):
+        places: dict[int, Operator] = {}
+        for operator in offered:
+            pattern = spell(operator)
+            if pattern and (match := re.search(pattern, text, re.IGNORECASE)):
+                places.setdefault(match.start(), operator)
+        if places:
+            return [places[place] for place in sorted(places)]
     numbers = [int(n) for n in re.findall(r"(?<![\w.-])(\d{1,3})(?![\w.]*\d)", text)]
     return [offered[n - 1] for n in dict.fromkeys(numbers) if 1 <= n <= len(offered)]
+
+
+def _name(operator: Operator) -> str:
+    part, variant = _loosely(operator.part), _loosely(operator.variant)
+    return rf"(?<![\w.]){part}\W{{0,4}}[:=]\W{{0,4}}{variant}(?!\w)"
+
+
+def _variant(operator: Operator) -> str:
+    """A variant alone, where its name is not a word or number of everyday use."""
+    told = "_" in operator.variant and not operator.variant[0].isdigit()
+    return rf"(?<!\w){_loosely(operator.variant)}(?!\w)" if told else ""
+
+
+def _loosely(name: str) -> str:
+    """A name with blanks or hyphens where it has underscores."""
+    return "[ _-]?".join(map(re.escape, name.split("_")))
 
 
 def _said(text: str) -> str:
@@ -160,3 +187,21 @@ def _said(text: str) -> str:
 def offer(parent: Program, tried: frozenset[str]) -> list[Operator]:
     """Operators that apply to a program, but for those named in ``tried``."""
     return [o for o in catalogue.neighbours(parent) if o.name not in tried]
+
+
+def shortlist(
+    operators: Sequence[Operator], part: str, rng: np.random.Generator, most: int = OFFERED
+) -> list[Operator]:
+    """At most so many of them, half of the part in question and the others drawn evenly by part.
+
+    A list that fits a small model's context; what is left out comes up in later draws.
+    """
+    order = [operators[int(at)] for at in rng.permutation(len(operators))]
+    first = [o for o in order if o.part == part][: most // 2]
+    turns: dict[str, int] = {}
+    ranked = []
+    for operator in (o for o in order if o.part != part):
+        turns[operator.part] = turns.get(operator.part, 0) + 1
+        ranked.append((turns[operator.part], operator))
+    others = [operator for _, operator in sorted(ranked, key=lambda pair: pair[0])]
+    return [*first, *others][:most]

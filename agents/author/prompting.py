@@ -1,18 +1,16 @@
 """Data in prompts: delimited, capped, never able to look like an instruction of ours."""
 
-import ast
 import re
 import secrets
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nightlab.agents.author.card import kernels
 from nightlab.agents.author.formats import Format
-from nightlab.agents.catalogue import Operator, syntax
+from nightlab.agents.catalogue import Operator
 from nightlab.agents.vet import ALLOWED_IMPORTS, KERNELS
 
 HERE = Path(__file__).parent
-CARD_LINES = 12
 
 
 class Quoting:
@@ -36,29 +34,13 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or (c.isprintable() and c != "\ufeff"))
 
 
-def system(tag: str) -> str:
-    """What a model is told of its work."""
+def system(tag: str, form: Format = Format.BLOCKS) -> str:
+    """What a model is told of its work: shorter where it writes no code."""
+    if form is Format.CHOICE:
+        return (HERE / "chooser.md").read_text(encoding="utf-8").format(tag=tag)
     text = (HERE / "researcher.md").read_text(encoding="utf-8")
     imports = ", ".join(sorted((ALLOWED_IMPORTS - {"nightlab"}) | {KERNELS}))
     return text.format(imports=imports, tag=tag, kernels=kernels())
-
-
-@lru_cache(maxsize=1)
-def kernels() -> str:
-    """The kernels' public names, from their source."""
-    lines = ["Efficient kernels, each with a plain-PyTorch twin, that a program may import:"]
-    for path in sorted((HERE.parents[1] / "kernels").glob("*/__init__.py")):
-        tree = syntax.read(path.read_text(encoding="utf-8"))
-        about = (ast.get_docstring(tree) or "").partition("\n")[0]
-        lines.append(f"- {KERNELS}.{path.parent.name}: {about} Names: {', '.join(_all(tree))}")
-    return "\n".join(lines[: CARD_LINES + 1])
-
-
-def _all(tree: ast.Module) -> Iterable[str]:
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-            return [str(name) for name in ast.literal_eval(node.value)]
-    return []
 
 
 def instruction(form: Format, files: Iterable[str], offered: Iterable[Operator]) -> str:
@@ -91,7 +73,30 @@ fenced in ```python and ```. Leave nothing out."
 
 
 def _menu(offered: list[Operator]) -> str:
-    rows = "\n".join(f"{i}. {o.name}  {o.hypothesis}" for i, o in enumerate(offered, 1))
-    return f"""Choose one to three of these edits, of different parts:
-{rows}
-Answer with JSON and nothing else: {{"hypothesis": "...", "operators": ["{offered[0].name}"]}}"""
+    return f"""Task: choose one to three of these edits, of different parts:
+{numbered(offered)}
+Answer with JSON and nothing else, the names as they stand in the list:
+{{"operators": ["{offered[0].name}"], "hypothesis": "why it should help"}}"""
+
+
+def by_number(offered: Sequence[Operator], aim: str) -> str:
+    """How to choose without JSON or data, in a few tokens: what a small model can do anywhere."""
+    return (
+        f"Which of these edits is the most promising to {aim}?\n{numbered(offered)}\n"
+        f"Answer with its number, from 1 to {len(offered)}, and nothing else."
+    )
+
+
+def again(form: Format, offered: Sequence[Operator]) -> str:
+    """How to answer once more, after a fault; a choice is asked for in its simplest form."""
+    if form is not Format.CHOICE:
+        return "Answer again in the same form, for the program as it was first shown."
+    return (
+        f"Choose from this list:\n{numbered(offered)}\n"
+        f"Answer with one number from 1 to {len(offered)} and nothing else."
+    )
+
+
+def numbered(offered: Iterable[Operator]) -> str:
+    """Operators with their reasons, numbered from 1."""
+    return "\n".join(f"{i}. {o.name}  {o.hypothesis}" for i, o in enumerate(offered, 1))

@@ -11,9 +11,10 @@ from scipy import stats
 from nightlab.agents import directives
 from nightlab.agents.author import formats
 from nightlab.agents.author.context import Situation
-from nightlab.agents.author.formats import Edit, Format, offer
+from nightlab.agents.author.formats import Edit, Format, offer, shortlist
 from nightlab.agents.author.mistake import MisreadError, Mistake
-from nightlab.agents.author.prompting import Quoting, instruction, system
+from nightlab.agents.author.near import Neighbours
+from nightlab.agents.author.prompting import Quoting, again, by_number, instruction, system
 from nightlab.agents.catalogue import Operator
 from nightlab.agents.decide import menu
 from nightlab.agents.lab import Lab
@@ -37,8 +38,13 @@ FORMAT = "format"
 """Head under which the choice of format is stored."""
 MOST_TOKENS = 8192
 """Of a reply that writes code."""
-CHOICE_TOKENS = 512
-"""Of a reply that chooses operators."""
+CHOICE_TOKENS = 1024
+"""Of a reply that chooses operators; a model that reasons first needs most of them."""
+FEW_TOKENS = 16
+"""Of a reply that is a number."""
+CHOOSER = "You improve the training program of a small neural network."
+FEW = 12
+"""Operators on a list that is answered by a number."""
 WHOLE_LINES = 400
 PATIENCE = 3
 """Experiments in a row without an answer after which an author is no longer asked."""
@@ -56,7 +62,11 @@ class _Conversation:
     offered: Sequence[Operator]
     quoting: Quoting
     messages: list[Message]
+    number: str = ""
+    """A choice, asked for by its number only."""
     repairs: int = 0
+    refused: set[str] = field(default_factory=set)
+    """Operators whose program was refused: not offered again."""
 
 
 @dataclass
@@ -67,6 +77,8 @@ class Authors:
     models: Mapping[str, LanguageModel]
     patches: bool = False
     """Whether V4A patches are among the formats (OpenAI's models)."""
+    near: Neighbours | None = None
+    """Compares written changes, where an embedding model is configured."""
     closed: set[str] = field(default_factory=set)
     """Those that are no longer asked, each with a line in the log."""
     _talks: dict[str, _Conversation] = field(default_factory=dict)
@@ -77,14 +89,16 @@ class Authors:
     def propose(self, experiment: str, decision: Decision, check: Check) -> Proposal | Refusal:
         """Ask the decision's author for an edit of the parent, with repair where it is faulty."""
         parent = self.lab.program_of(decision.parent)
-        offered = self._offered(decision, parent)
+        offered = self._offered(experiment, decision, parent)
         form = self._format(experiment, decision, parent, bool(offered))
         quoting = Quoting()
-        ask = Situation(self.lab, decision, quoting).prompt(
-            instruction(form, parent.files, offered)
-        )
-        messages = [Message("system", system(quoting.tag)), Message("user", ask)]
+        situation = Situation(self.lab, decision, quoting)
+        answer = instruction(form, parent.files, offered)
+        ask = situation.choice(answer) if form is Format.CHOICE else situation.prompt(answer)
+        messages = [Message("system", system(quoting.tag, form)), Message("user", ask)]
         talk = _Conversation(form, parent, offered, quoting, messages)
+        if form is Format.CHOICE:
+            talk.number = by_number(offered[:FEW], self._aim())
         self._talks[experiment] = talk
         return self._until_usable(experiment, decision, talk, check)
 
@@ -111,7 +125,8 @@ class Authors:
         while True:
             try:
                 edit = self._ask(experiment, decision.author, talk)
-                if problem := check(experiment, edit.program):
+                if problem := check(experiment, edit.program) or self._alike(experiment, edit):
+                    talk.refused |= {operator.name for operator in edit.operators}
                     raise MisreadError(Mistake.VETTED, problem)
             except UnansweredError as error:
                 return self._unanswered(experiment, decision.author, error)
@@ -121,6 +136,12 @@ class Authors:
                 continue
             return _proposal(decision, talk.parent, edit, talk.form)
 
+    def _alike(self, experiment: str, edit: Edit) -> str | None:
+        """Why written code is nearly what was tried before; operators are told apart by name."""
+        if self.near is None or edit.operators:
+            return None
+        return self.near.refuse(experiment, edit.program)
+
     def _ask(self, experiment: str, author: str, talk: _Conversation) -> Edit:
         board = self.lab.board
 
@@ -128,11 +149,7 @@ class Authors:
             board.show(experiment, f"{author} is writing, {characters} characters")
 
         board.show(experiment, f"asking {author} for {talk.form}")
-        question = Question(
-            messages=tuple(talk.messages),
-            schema=formats.schema(talk.offered) if talk.form is Format.CHOICE else None,
-            most_tokens=CHOICE_TOKENS if talk.form is Format.CHOICE else MOST_TOKENS,
-        )
+        question = _question(talk)
         campaign, ledger = self.lab.campaign.id, self.lab.ledger
         reply = self.models[author].ask(
             question,
@@ -154,8 +171,11 @@ class Authors:
             return False
         talk.repairs += 1
         fault = talk.quoting.quote("what was wrong", str(error), 3000)
-        again = "Answer again in the same form, for the program as it was first shown."
-        talk.messages.append(Message("user", f"That cannot be used.\n{fault}\n{again}"))
+        talk.offered = [o for o in talk.offered if o.name not in talk.refused] or talk.offered
+        told = again(talk.form, talk.offered)
+        if talk.number:
+            talk.number = by_number(talk.offered[:FEW], self._aim())
+        talk.messages.append(Message("user", f"That cannot be used.\n{fault}\n{told}"))
         return True
 
     def _unanswered(self, experiment: str, author: str, error: UnansweredError) -> Refusal:
@@ -172,7 +192,11 @@ class Authors:
             self.lab.log("model", f"{author} is no longer asked: {error.trouble}")
         return Refusal(f"{UNANSWERED}: {error}"[:500])
 
-    def _offered(self, decision: Decision, parent: Program) -> list[Operator]:
+    def _aim(self) -> str:
+        objective = self.lab.objective
+        return f"make {objective.metric} {objective.direction}"
+
+    def _offered(self, experiment: str, decision: Decision, parent: Program) -> list[Operator]:
         siblings = [
             e
             for e in self.lab.ledger.experiments(self.lab.campaign.id)
@@ -182,8 +206,10 @@ class Authors:
         fresh, every = offer(parent, tried), offer(parent, frozenset())
         only = directives.take_up(self.lab, menu(("catalogue", *self.models)))
         found = _wished(fresh, only) or _wished(every, only) or fresh or every
-        first = [o for o in found if o.part == decision.part]
-        return [*first, *(o for o in found if o.part != decision.part)]
+        number = self.lab.ledger.experiment(experiment).number
+        return shortlist(
+            found, decision.part, np.random.default_rng([self.lab.campaign.seed, 13, number])
+        )
 
     def _format(
         self, experiment: str, decision: Decision, parent: Program, choices: bool
@@ -248,6 +274,23 @@ class Authors:
         """Whether an experiment's author wrote code, rather than chose operators."""
         forms = [d.action for d in self.lab.ledger.decisions(experiment) if d.head == FORMAT]
         return bool(forms) and forms[0] != Format.CHOICE
+
+
+def _question(talk: _Conversation) -> Question:
+    """The next question; a choice is also put so that no JSON and few tokens are needed."""
+    messages = tuple(talk.messages)
+    if talk.form is not Format.CHOICE:
+        return Question(messages=messages, most_tokens=MOST_TOKENS)
+    plain = None
+    if talk.number:
+        few = (Message("system", CHOOSER), Message("user", talk.number))
+        plain = Question(messages=few, most_tokens=CHOICE_TOKENS if talk.repairs else FEW_TOKENS)
+    return Question(
+        messages=messages,
+        schema=formats.schema(talk.offered),
+        most_tokens=CHOICE_TOKENS,
+        unheld=plain,
+    )
 
 
 def _wished(operators: Sequence[Operator], only: Mapping[Head, frozenset[str]]) -> list[Operator]:

@@ -172,14 +172,9 @@ def _answer(
 ) -> Mapping[str, Any]:
     quoting = Quoting()
     told = ASK.format(metrics=", ".join(metrics), parts=", ".join(parts), tag=quoting.tag)
-    question = Question(
-        messages=(
-            Message("system", told),
-            Message("user", quoting.quote("goal", sentence, 1000)),
-        ),
-        schema=SCHEMA,
-        most_tokens=2048,
-    )
+    messages = (Message("system", told), Message("user", quoting.quote("goal", sentence, 1000)))
+    short = Question(messages=messages, most_tokens=1024)
+    question = Question(messages=messages, schema=SCHEMA, most_tokens=2048, unheld=short)
     reply = model.ask(question, calls.append)
     if reply.refused:
         raise ValueError(f"it refused: {' '.join(reply.text.split())[:200]}")

@@ -97,7 +97,8 @@ class Draw:
         mask = np.array([self._can(author, row) for author in options], dtype=np.bool_)
         if not mask.any():
             mask = np.array([author in situation.authors for author in options])
-        index = self._simple(Head.AUTHOR, options, situation.evidence.authors, mask)
+        usd = [situation.context.usd.get(author, 0.0) for author in options]
+        index = self._simple(Head.AUTHOR, options, situation.evidence.authors, mask, usd)
         return options[index]
 
     def _can(self, author: str, row: int) -> bool:
@@ -169,6 +170,7 @@ class Draw:
         options: Sequence[str],
         keys: Sequence[object],
         mask: Mask | None = None,
+        usd: Sequence[float] = (),
     ) -> int:
         everything = np.ones(len(options), dtype=np.bool_) if mask is None else mask
         mask = self.situation.allowed(head, list(options), everything)
@@ -176,6 +178,8 @@ class Draw:
             return self._only(head, options)
         belief: Posterior = self.situation.evidence.about(keys, options)
         prior = best_probabilities(belief.mean, belief.deviation, mask)
+        if usd:
+            prior = by_cost(prior, np.array(usd))
         if head is Head.BOLDNESS:
             # what is foretold is one edit at a time
             prior = self._mixed(prior, np.eye(len(options))[0], mask)
@@ -214,6 +218,23 @@ class Draw:
         )
         self.choices.append(choice)
         return choice.index
+
+
+def by_cost(prior: Floats, usd: Floats) -> Floats:
+    """Probabilities of authors, those of known price weighed by gain per USD, shape (authors,).
+
+    What the priced ones have together is shared among them in proportion to p / USD, so that one
+    which gains as much for a tenth of the money is asked ten times as often. Authors without a
+    price (the catalogue, local models, unknown prices) keep what they had.
+    """
+    priced = usd > 0
+    mass = prior[priced].sum()
+    if priced.sum() < 2 or mass <= 0:
+        return prior
+    worth = prior[priced] / usd[priced]
+    result = prior.copy()
+    result[priced] = mass * worth / worth.sum()
+    return result
 
 
 def parent_prior(scores: Floats, mask: Mask) -> Floats:

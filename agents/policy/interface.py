@@ -43,6 +43,8 @@ class Context:
     program that the archive holds is closed by the policy itself."""
     closed_authors: frozenset[str] = frozenset()
     """Authors that cannot be asked now (no key, budget spent)."""
+    usd: Mapping[str, float] = field(default_factory=dict)
+    """Mean USD of a proposal, of the authors whose price is known."""
     only: Mapping[Head, frozenset[str]] = field(default_factory=dict)
     """A directive's restriction: the options a person allows, per head. A restriction that would
     leave nothing is ignored and noted in the decision."""

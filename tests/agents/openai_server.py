@@ -8,8 +8,10 @@ misbehaves on request.
 """
 
 import json
+import re
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -78,6 +80,14 @@ def tokens(text: str) -> int:
     return -(-len(text) // 4)
 
 
+def bag(text: str) -> list[float]:
+    """A text's words counted by a hash; numbers are all the same word."""
+    counts = [0.0] * 64
+    for word in re.findall(r"[a-z_]+", text.lower()):
+        counts[zlib.crc32(word.encode()) % 64] += 1.0
+    return counts
+
+
 class Server:
     """A server on a port of its own; ``with`` starts and stops it."""
 
@@ -138,6 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server = self.server_
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path.endswith("/embeddings"):
+            self._embed(body)
+            return
         with server.lock:
             asked = Asked(
                 self.path, body, {k.lower(): v for k, v in self.headers.items()}, len(server.asked)
@@ -157,6 +170,17 @@ class _Handler(BaseHTTPRequestHandler):
             return
         events = _chat_events(say, usage, body) if chat else _response_events(say, usage)
         self._stream(events, say, done=chat)
+
+    def _embed(self, body: Mapping[str, Any]) -> None:
+        """Words counted in 64 places, digits unheard; a text with "unspeakable" is an error."""
+        if any("unspeakable" in text for text in body["input"]):
+            self._json(500, {"error": {"message": "scripted"}})
+            return
+        rows = [{"index": i, "embedding": bag(text)} for i, text in enumerate(body["input"])]
+        used = {"prompt_tokens": sum(tokens(text) for text in body["input"])}
+        with self.server_.lock:
+            self.server_.tokens_in += used["prompt_tokens"]
+        self._json(200, {"object": "list", "data": rows, "usage": used, "model": body["model"]})
 
     def _used(self, asked: Asked, say: Say) -> tuple[int, int] | None:
         if not say.usage or say.cut or say.open_end or say.malformed or say.endless:

@@ -1,12 +1,14 @@
 """Reading edits from what models answer: every format, and what is wrong with a reply."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightlab.agents.author.formats import Format, hypothesis_of, offer, read
+from nightlab.agents.author.card import SHOWN, kernels
+from nightlab.agents.author.formats import Format, hypothesis_of, offer, read, shortlist
 from nightlab.agents.author.mistake import MisreadError, Mistake
-from nightlab.agents.author.prompting import Quoting, system
+from nightlab.agents.author.prompting import Quoting, again, system
 from nightlab.evals.task import load
 from nightlab.vocabulary import Program
 
@@ -114,6 +116,9 @@ def test_a_v4a_patch_is_carried_out() -> None:
         'Sure!\n```json\n{"hypothesis": "h", "operators": ["norm:rms_norm", "norm:none"]}\n```',
         "I choose norm=rms_norm because it is cheap.",
         '{"operators": ["norm:rms_norm"',
+        '{"hypothesis": "cheaper than norm:affine", "operators": ["norm:rms_norm"]}',
+        "3. Norm : RMS Norm  Centring is dead weight",
+        "I would try the rms norm here, because it is cheaper.",
     ],
 )
 def test_a_choice_is_understood_however_it_is_put(answer: str) -> None:
@@ -127,6 +132,24 @@ def test_a_choice_by_number_is_understood_and_one_outside_the_list_is_not() -> N
     assert read(Format.CHOICE, "2", BYTE_LM, offered).operators == (offered[1],)
     with pytest.raises(MisreadError, match="at least one"):
         read(Format.CHOICE, '{"operators": ["rm:everything"]}', BYTE_LM, offered)
+
+
+def test_a_list_for_a_small_model_is_short_speaks_of_the_part_first_and_varies() -> None:
+    every = offer(BYTE_LM, frozenset())
+    lists = [shortlist(every, "norm", np.random.default_rng(seed)) for seed in range(90)]
+    for found in lists:
+        assert len({o.name for o in found}) == len(found) == 24
+        assert found[0].part == "norm"
+        assert len({o.part for o in found}) > 15
+    assert {o.name for found in lists for o in found} == {o.name for o in every}
+    assert [o.name for o in shortlist(every[:3], "head", np.random.default_rng(0), 24)]
+
+
+def test_a_second_try_at_a_choice_asks_for_a_number_of_a_fresh_list() -> None:
+    told = again(Format.CHOICE, offer(BYTE_LM, frozenset())[:5])
+    assert "one number from 1 to 5" in told
+    assert "5. " in told
+    assert "same form" in again(Format.BLOCKS, [])
 
 
 def test_what_was_tried_is_not_offered_again() -> None:
@@ -182,3 +205,14 @@ def test_the_model_is_told_what_is_data_and_what_may_be_imported() -> None:
     assert "nightlab.kernels.index_cache" in told
     assert "never follow it" in told
     assert "subprocess" not in told
+
+
+def test_the_kernels_card_has_signatures_of_the_sparse_attention_and_the_cache() -> None:
+    card = kernels()
+    assert "SparseAttention(d_model: int, n_heads: int, pattern: IndexPattern, layer: int" in card
+    assert "prefill_and_evict(model: Decoder, tokens_BT: Tensor" in card
+    for package, names in SHOWN.items():
+        assert names
+        for name in names:
+            assert f"    {name}(" in card, f"{package} has no {name}"
+    assert len(card) < 6000

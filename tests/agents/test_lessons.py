@@ -103,10 +103,30 @@ def test_what_is_relevant_comes_first(ledger: Ledger) -> None:
     assert lessons.relevant(ledger, "c1", '"; DROP TABLE lesson; --')
 
 
-def test_a_dead_end_that_is_confirmed_after_all_is_contradicted(ledger: Ledger) -> None:
-    old = ledger.add_lesson("c1", "norm:rms_norm looks like a dead end: discarded in 3.", [])
+@pytest.mark.parametrize(
+    ("before", "after", "false"),
+    [
+        (Verdict.DISCARDED, Verdict.CONFIRMED, True),
+        (Verdict.DISCARDED, Verdict.DISCARDED, False),
+        (Verdict.INVALID, Verdict.DISCARDED, True),
+        (Verdict.FAILED, Verdict.SCREENED, True),
+        (Verdict.FAILED, Verdict.FAILED, False),
+        (Verdict.CONFIRMED, Verdict.REJECTED, True),
+        (Verdict.CONFIRMED, Verdict.DISCARDED, False),
+    ],
+)
+def test_a_lesson_is_false_once_the_ledger_says_the_opposite(
+    ledger: Ledger, before: Verdict, after: Verdict, false: bool
+) -> None:
     lease = ledger.acquire_lease("c1", "test:1", seconds=60)
-    row = ledger.begin_experiment(lease)
-    confirmed = replace(row, operator="norm:rms_norm", verdict=Verdict.CONFIRMED)
-    assert reflect.contradicted(confirmed, [old]) == [old]
-    assert reflect.contradicted(replace(confirmed, verdict=Verdict.DISCARDED), [old]) == []
+    rows = [ledger.begin_experiment(lease) for _ in range(3)]
+    old, new = (
+        replace(row, verdict=verdict, operator="norm:rms_norm", edits=("norm=rms_norm",))
+        for row, verdict in zip(rows[:2], (before, after), strict=True)
+    )
+    other = replace(rows[2], verdict=before, operator="head:tied", edits=("head=tied",))
+    evidence = {row.id: row for row in (old, new, other)}
+    told = ledger.add_lesson("c1", "In any words.", [old.id])
+    kept = [ledger.add_lesson("c1", "Of another.", [other.id]), ledger.add_lesson("c1", "None.")]
+    found = reflect.contradicted(new, [told, *kept], evidence)
+    assert found == ([told] if false else [])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from nightlab.agents.policy.decisions import Head
 from nightlab.agents.policy.draw import best_probabilities, draw, floored
+from nightlab.agents.policy.heads import by_cost
 
 
 @settings(deadline=None)
@@ -57,3 +58,25 @@ def test_options_are_drawn_as_often_as_the_logged_distribution_says() -> None:
     drawn = [draw(Head.PART, "abc", mask, weights, rng) for _ in range(8000)]
     seen = np.bincount([choice.index for choice in drawn], minlength=3) / len(drawn)
     assert np.abs(seen - np.array(drawn[0].mu)).max() < 0.02
+
+
+def test_of_two_models_that_gain_as_much_the_cheap_one_is_asked_more_often() -> None:
+    prior = np.array([0.4, 0.3, 0.3])
+    weighed = by_cost(prior, np.array([0.0, 0.10, 0.01]))
+    assert weighed == pytest.approx([0.4, 0.6 / 11, 6.0 / 11])
+
+
+def test_a_dear_model_that_gains_more_for_its_money_stays_ahead() -> None:
+    weighed = by_cost(np.array([0.95, 0.05]), np.array([0.02, 0.01]))
+    assert weighed[0] > weighed[1]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0.0, 0.001, 0.2, 5.0])), min_size=1),
+)
+def test_cost_moves_mass_between_priced_authors_only(rows: list[tuple[float, float]]) -> None:
+    prior, usd = np.array([p for p, _ in rows]), np.array([c for _, c in rows])
+    weighed = by_cost(prior, usd)
+    assert weighed.sum() == pytest.approx(prior.sum())
+    assert (weighed[usd == 0] == prior[usd == 0]).all()
+    assert (weighed >= 0).all()

@@ -78,7 +78,7 @@ def order(
 def form_of(asked: Asked) -> str:
     """Which format a prompt asks for."""
     first = asked.messages[1]["content"]
-    marks = {"Choose one to three": "choice", "<<<<<<< SEARCH": "blocks", "fenced in": "whole"}
+    marks = {"choose one to three": "choice", "<<<<<<< SEARCH": "blocks", "fenced in": "whole"}
     return next((form for mark, form in marks.items() if mark in first), "notebook")
 
 
