@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nightlab.agents.bench_search.campaign import Campaign
+from nightlab.agents.bench_search.nights import night_records
 from nightlab.agents.bench_search.objective import Objective, SpentError
 from nightlab.agents.bench_search.simulated import simulated
 from nightlab.agents.bench_search.tables import Table, read
@@ -41,6 +42,8 @@ class Plan:
     """Per round."""
     recorded_share: float = 0.25
     """Share of the campaigns that run on recorded tables, where some are given."""
+    night_share: float = 0.5
+    """Share of all campaigns that are made-up nights: one baseline, many parts, noisy looks."""
     steps: int = 200
     """Gradient steps per round."""
     size: int = 128
@@ -74,13 +77,18 @@ def campaign_records(
 
 @dataclass(frozen=True)
 class _Job:
-    table: Table | int
+    table: Table | int | None
+    """None for a night."""
     weights: Weights | None
-    seed: tuple[int, ...]
+    seed: tuple[int, int, int]
     name: str
 
 
 def _run(job: _Job) -> list[Record]:
+    if job.table is None:
+        first, number, place = job.seed
+        seed = first * 100_000 + number * 1_000 + place
+        return night_records(ActorCritic(job.weights), seed, job.name)
     table = simulated(job.table) if isinstance(job.table, int) else job.table
     return campaign_records(table, job.weights, job.seed, job.name)
 
@@ -93,8 +101,10 @@ def gather(
     jobs = []
     for place in range(plan.campaigns):
         own = (plan.seed, number, place)
-        table: Table | int = plan.seed * 100_000 + number * 1_000 + place
-        if recorded and rng.random() < plan.recorded_share:
+        table: Table | int | None = plan.seed * 100_000 + number * 1_000 + place
+        if rng.random() < plan.night_share:
+            table = None
+        elif recorded and rng.random() < plan.recorded_share:
             table = recorded[int(rng.integers(len(recorded)))]
         jobs.append(_Job(table, weights, own, f"r{number}c{place}"))
     if plan.workers == 1:
@@ -165,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         workers=given.workers,
     )
     weights = pretrain(plan, [read(name, given.tables) for name in given.train], given.out)
-    trained_on = ",".join(["simulated", *given.train])
+    trained_on = ",".join(["simulated", "nights", *given.train])
     command = (
         f"python -m nightlab.agents.bench_search.pretrain --train {' '.join(given.train)} "
         f"--seed {plan.seed} --rounds {plan.rounds} --campaigns {plan.campaigns} "

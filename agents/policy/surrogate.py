@@ -4,9 +4,11 @@ A Gaussian process over the variants that programs are made of. Scores enter as 
 of their ranks, so shifts, scale and outliers of the metric change nothing. With s(a, b) the mean
 over parts of the similarity of two variants (1 where equal; exp(-distance) along a dial),
 
-    k(a, b) = w * s(a, b) + (1 - w) * exp(-(1 - s(a, b)) * P / length)
+    k(a, b) = w * s(a, b) * P / min(P, span) + (1 - w) * exp(-(1 - s(a, b)) * P / length)
 
-the first term learns how parts add up, the second what stays near a known program. Between rungs
+the first term learns how parts add up, the second what stays near a known program. An edit is
+worth as much variance in a space of thirty parts as in one of eight: without ``span`` a part that
+was never touched could change next to nothing, and was never tried. Between rungs
 the kernel is multiplied by a correlation below 1. The model is a feature of the policy, never a
 judge: what is kept is decided by measurements.
 """
@@ -33,6 +35,8 @@ class Kernel:
     """w: share of the variance that parts explain one by one."""
     length: float = 2.0
     """Edits after which the local term has fallen to 1/e."""
+    span: float = 8.0
+    """Edits that the additive term's variance is spread over, where there are more parts."""
     noise: float = 0.03
     """Variance of one look, in units of the rank scores; grows with the noise floor."""
     rung_correlation: float = 0.9
@@ -123,7 +127,8 @@ class Surrogate:
         rungs = np.full(len(codes), rung, dtype=np.int64)
         cross = self._covariance(self._embed(codes), rungs, self.rows, self.rungs)
         explained = np.square(cross @ self.inverse_factor.T).sum(axis=1)
-        deviation = np.sqrt(np.maximum(1.0 - explained, 1e-6))
+        prior = self.kernel.additive * self._scale + 1.0 - self.kernel.additive
+        deviation = np.sqrt(np.maximum(prior - explained, 1e-6))
         return Posterior(self.mean + cross @ self.weights, deviation)
 
     def trust(self) -> float:
@@ -143,6 +148,12 @@ class Surrogate:
         ]
         return np.concatenate(blocks, axis=1)
 
+    @property
+    def _scale(self) -> float:
+        """Variance of the additive term over that of a space of ``span`` parts or fewer."""
+        parts = max(len(self.tables), 1)
+        return parts / min(parts, self.kernel.span)
+
     def _covariance(
         self,
         left: Floats,
@@ -156,7 +167,7 @@ class Surrogate:
         alike = (left @ right.T) / parts
         w = self.kernel.additive
         near = np.exp((alike - 1.0) * (parts / self.kernel.length))
-        gram: Floats = w * alike + (1.0 - w) * near
+        gram: Floats = w * self._scale * alike + (1.0 - w) * near
         if left_rungs.any() or right_rungs.any():
             same = left_rungs[:, None] == right_rungs[None, :]
             gram = gram * np.where(same, 1.0, self.kernel.rung_correlation)
