@@ -185,9 +185,10 @@ class Run:
             for arm, scores in free["scores"].items():
                 say(f"seed {seed}: {arm} {free['patterns'][arm]} {told(scores)}")
         else:
-            arm = next((arm for arm in ARMS if arm not in one["trained"]), None)
-            if arm is None:
+            left = [arm for arm in ARMS if arm not in one["trained"]]
+            if not left:
                 return False
+            arm = left[0]
             steps = self.steps(60)
             scores = trained_sharing(self.model("sparse"), arm, self.held, steps, seed)
             one["trained"][arm] = scores

@@ -58,9 +58,10 @@ def engine_boundary(doing: str) -> Iterator[None]:
 def _first_cause(error: BaseException) -> BaseException:
     """What the system said, where the libraries on the way wrapped it in sentences of theirs."""
     found: BaseException = error
-    cause: BaseException | None = error
-    while cause := cause.__cause__ or cause.__context__:
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
         found = cause if isinstance(cause, OSError) else found
+        cause = cause.__cause__ or cause.__context__
     return found
 
 

