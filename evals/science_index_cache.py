@@ -215,7 +215,7 @@ def interval(values: Sequence[float]) -> str:
 
 def tables(seeds: Sequence[Seed]) -> str:
     """Every arm over the seeds; the loss as its rise over all-F of the same seed and stage."""
-    lines = ["| arm | loss over all-F | one hop | two hops | patterns |", "| --- | " * 4 + "--- |"]
+    lines = ["| arm | loss over all-F | one hop | two hops | patterns |", "| --- " * 5 + "|"]
 
     def row(name: str, scores: Sequence[Scores], base: Sequence[Scores], note: str) -> None:
         rise = [s["loss"] - b["loss"] for s, b in zip(scores, base, strict=True)]
