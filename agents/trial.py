@@ -176,13 +176,14 @@ class Bench:
     ) -> Measurement:
         oracles = []
         for cell in cells:
+            idle = cell.memory_bytes()
             job = {**self._files(program), "do": "open", "device": self.device}
             request = Message(job, contents)
             answer = cell.ask(request, SCORING_LIMITS)
             if answer is None or "error" in answer.header:
                 run = cell.close()
                 return Measurement(metrics={}, reasons=(f"the oracle did not open: {run.reason}",))
-            oracles.append(CellOracle(cell, answer.header))
+            oracles.append(CellOracle(cell, answer.header, idle, weights.nbytes))
         rng = np.random.default_rng([seed, split.stat().st_size])
         pair = Oracles(reader=oracles[0], checker=oracles[-1])
         measured = self.scorer.score(split, pair, rng)
@@ -242,6 +243,12 @@ class CellOracle:
 
     cell: Cell
     facts: Mapping[str, object]
+    idle_bytes: int
+    weights_bytes: int
+
+    def memory_bytes(self) -> int:
+        """Of its cell now, seen from outside."""
+        return self.cell.memory_bytes()
 
     def ask(self, what: str, *arrays: Array, **options: object) -> Sequence[Array] | None:
         """What the guest answers; None when it died, passed a limit or raised."""

@@ -38,6 +38,18 @@ class Oracle(Protocol):
         """What it declared when it was opened, ``context`` among it; a declaration, not a fact."""
         ...
 
+    @property
+    def idle_bytes(self) -> int:
+        """Memory of its cell before the program came, seen from outside."""
+        ...
+
+    @property
+    def weights_bytes(self) -> int: ...
+
+    def memory_bytes(self) -> int:
+        """Memory and files of its cell now, seen from outside; 0 when it is dead."""
+        ...
+
     def ask(self, what: str, *arrays: Array, **options: object) -> Sequence[Array] | None:
         """Its answer to a request (``logits``, ``prefill``, ``step``...), or None if it died."""
         ...
@@ -49,6 +61,11 @@ class Answering:
 
     forward: Forward
     context: int
+    idle_bytes: int = 0
+    weights_bytes: int = 0
+
+    def memory_bytes(self) -> int:
+        return 0
 
     @property
     def facts(self) -> Mapping[str, object]:

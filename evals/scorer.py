@@ -12,6 +12,7 @@ from nightlab.errors import UsageError
 from nightlab.evals.bits_per_byte import BitsPerByte
 from nightlab.evals.oracles import Oracles, Tokens
 from nightlab.evals.own_task import OwnTask
+from nightlab.evals.recall import Recall
 from nightlab.evals.task import Source, Splits, Task
 from nightlab.evals.token_bits import TokenBits
 from nightlab.vocabulary import Measurement
@@ -49,6 +50,7 @@ class Scorer(Protocol):
 KINDS: Mapping[str, Callable[[Task], Scorer]] = {
     "bits_per_byte": BitsPerByte,
     "token_bits": TokenBits,
+    "recall": Recall,
 }
 """The ``scorer`` of a ``task.toml`` to its trusted code."""
 

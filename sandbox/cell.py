@@ -92,6 +92,16 @@ class LiveCell:
     def alive(self) -> bool:
         return self._run is None and self._failure is None and self.body.alive()
 
+    def memory_bytes(self) -> int:
+        """As :class:`nightlab.sandbox.protocol.Cell` says."""
+        if not self.alive():
+            return 0
+        try:
+            usage = self.body.usage()
+        except SandboxError:
+            return 0
+        return usage.memory_bytes + usage.output_bytes
+
     def ask(
         self,
         message: Message,

@@ -89,6 +89,10 @@ class Cell(Protocol):
         """Whether it can still be asked."""
         ...
 
+    def memory_bytes(self) -> int:
+        """Memory and files of everything in it now, seen from outside; 0 when it is dead."""
+        ...
+
     def close(self, expected: Mapping[str, int] | None = None) -> Run:
         """Kill everything in the cell, collect the expected outputs (name to largest size in
         bytes) into a fresh folder, and say how it ended. Closing twice returns the same run."""

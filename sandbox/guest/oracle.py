@@ -3,6 +3,8 @@
 It never sees labels or validation text on disk; what it answers is untrusted and checked outside.
 """
 
+import ctypes
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +22,12 @@ Answer = tuple[dict[str, object], list[Array]]
 """Plain facts and arrays."""
 
 
+def settle() -> None:
+    """Give freed memory back to the system, so that what is held can be seen from outside."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 class Oracle:
     """A trained program, ready to answer."""
 
@@ -30,28 +38,57 @@ class Oracle:
         self.model.eval()
         self.context = int(recipe.context)
         self.device = device
+        self.cache: object = None
 
     @property
     def facts(self) -> dict[str, object]:
         """What the host is told when it opens: a declaration that it checks."""
-        return {"context": self.context}
+        needed = ("init_cache", "prefill", "step")
+        decodes = all(callable(getattr(self.model, name, None)) for name in needed)
+        return {
+            "context": self.context,
+            "decodes": decodes and bool(getattr(self.model, "decodes", True)),
+            "approximate": bool(getattr(self.model, "approximate", False)),
+        }
 
     def answer(self, what: str, arrays: Sequence[Array], job: Mapping[str, Any]) -> Answer:
         """Answer one request of the host. Raises ValueError for one it does not know."""
         match what:
             case "logits":
-                return {}, self.logits(arrays)
+                return {}, self.logits(arrays, int(job.get("start", 0)))
+            case "prefill" | "step":
+                return {}, self.decode(what, arrays)
+            case "nothing":
+                return {}, []
+            case "settle" | "forget":
+                self.cache = None if what == "forget" else self.cache
+                settle()
+                return {}, []
             case "spectra":
                 return self.spectra(arrays, job)
             case other:
                 raise ValueError(f"unknown request {other!r}")
 
-    def logits(self, arrays: Sequence[Array]) -> list[Array]:
-        """Tokens (B, T) to logits (B, T, V) in float32."""
+    def logits(self, arrays: Sequence[Array], start: int = 0) -> list[Array]:
+        """Tokens (B, T) to logits (B, T - start, V) in float32."""
         (tokens_BT,) = arrays
         tokens = torch.from_numpy(tokens_BT.astype(np.int64)).to(self.device)
         with torch.no_grad():
-            return [self.model(tokens).float().cpu().numpy()]
+            return [self.model(tokens)[:, start:].float().cpu().numpy()]
+
+    def decode(self, what: str, arrays: Sequence[Array]) -> list[Array]:
+        """Read a new context (B, T), or one more token (B,): the logits (B, V) that follow."""
+        (tokens,) = arrays
+        tensor = torch.from_numpy(tokens.astype(np.int64)).to(self.device)
+        model: Any = self.model
+        with torch.no_grad():
+            if what == "prefill":
+                self.cache = None
+                self.cache = model.init_cache(len(tokens))
+                logits = model.prefill(tensor, self.cache)
+            else:
+                logits = model.step(tensor, self.cache)
+            return [logits.float().cpu().numpy()]
 
     def spectra(self, arrays: Sequence[Array], job: Mapping[str, Any]) -> Answer:
         """Spectra on one probe batch of tokens (B, T): records and, if asked, eigenvalues."""

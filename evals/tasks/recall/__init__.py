@@ -1,0 +1,1 @@
+"""The recall task: links hidden in long contexts."""
