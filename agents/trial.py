@@ -25,6 +25,7 @@ from nightlab.vocabulary import (
     Run,
     Rung,
     Split,
+    Tier,
 )
 
 START_ALLOWANCE = 3.0
@@ -176,14 +177,15 @@ class Bench:
     ) -> Measurement:
         oracles = []
         for cell in cells:
-            idle = cell.memory_bytes()
+            idle = None if self.sandbox.tier is Tier.PROCESS else cell.memory_bytes()
             job = {**self._files(program), "do": "open", "device": self.device}
             request = Message(job, contents)
             answer = cell.ask(request, SCORING_LIMITS)
             if answer is None or "error" in answer.header:
                 run = cell.close()
                 return Measurement(metrics={}, reasons=(f"the oracle did not open: {run.reason}",))
-            oracles.append(CellOracle(cell, answer.header, idle, weights.nbytes))
+            size = sum(each.nbytes for each in contents)
+            oracles.append(CellOracle(cell, answer.header, idle, size))
         rng = np.random.default_rng([seed, split.stat().st_size])
         pair = Oracles(reader=oracles[0], checker=oracles[-1])
         measured = self.scorer.score(split, pair, rng)
@@ -243,7 +245,7 @@ class CellOracle:
 
     cell: Cell
     facts: Mapping[str, object]
-    idle_bytes: int
+    idle_bytes: int | None
     weights_bytes: int
 
     def memory_bytes(self) -> int:

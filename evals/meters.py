@@ -63,6 +63,8 @@ def kv_bytes_per_token(oracle: Oracle, vocabulary: int, rng: np.random.Generator
         _ask(oracle, "forget")
     short, long = MEMORY_CONTEXTS
     growth = max(readings[2] - readings[1], RESOLUTION_BYTES) / (MEMORY_ROWS * (long - short))
+    if oracle.idle_bytes is None:
+        return growth
     held = readings[2] - oracle.idle_bytes - 3 * oracle.weights_bytes - OWN_BYTES
     return max(growth, held / (MEMORY_ROWS * long))
 

@@ -39,8 +39,9 @@ class Oracle(Protocol):
         ...
 
     @property
-    def idle_bytes(self) -> int:
-        """Memory of its cell before the program came, seen from outside."""
+    def idle_bytes(self) -> int | None:
+        """Memory of its cell before the program came, seen from outside. None where a cell shares
+        pages with its server until it touches them, as in the process tier: nothing is known."""
         ...
 
     @property
@@ -61,7 +62,7 @@ class Answering:
 
     forward: Forward
     context: int
-    idle_bytes: int = 0
+    idle_bytes: int | None = None
     weights_bytes: int = 0
 
     def memory_bytes(self) -> int:

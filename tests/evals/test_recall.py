@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightlab.evals import meters, recall, recall_data, task
-from nightlab.evals.oracles import Array, Oracles
+from nightlab.evals.oracles import Array, Floats, Oracles
 from nightlab.evals.recall_data import VOCABULARY, Rows, Shape
 from nightlab.vocabulary import Integrity, Measurement
 
@@ -43,9 +43,9 @@ def test_every_answer_follows_from_the_links_of_the_context(seed: int, chains: i
                 assert (row[at - 1], row[at]) in set(itertools.pairwise(first))
 
 
-def perfect(rows_BT: Rows) -> Array:
+def perfect(rows_BT: Rows) -> Floats:
     """Logits that follow each token of whole rows, by the rules."""
-    logits = np.zeros((*rows_BT.shape, VOCABULARY), np.float32)
+    logits: Floats = np.zeros((*rows_BT.shape, VOCABULARY), np.float32)
     for b, row in enumerate(rows_BT.tolist()):
         for at in range(SHAPE.context + 1, len(row) + 1):
             try:
