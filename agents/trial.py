@@ -184,8 +184,8 @@ class Bench:
             if answer is None or "error" in answer.header:
                 run = cell.close()
                 return Measurement(metrics={}, reasons=(f"the oracle did not open: {run.reason}",))
-            size = sum(each.nbytes for each in contents)
-            oracles.append(CellOracle(cell, answer.header, idle, size))
+            weight = sum(each.nbytes for each in contents)
+            oracles.append(CellOracle(cell, answer.header, idle, weight))
         rng = np.random.default_rng([seed, split.stat().st_size])
         pair = Oracles(reader=oracles[0], checker=oracles[-1])
         measured = self.scorer.score(split, pair, rng)

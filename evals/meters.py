@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from nightlab.evals.oracles import DiedError, Oracle, Tokens, one
+from nightlab.evals.oracles import DiedError, Metered, Oracle, Tokens, one
 
 REPEATS = 3
 STEPS = 12
@@ -33,7 +33,7 @@ def decoding(
     found: dict[str, float] = {}
     decodes = oracle.facts.get("decodes") is True
     try:
-        if decodes and "kv_bytes_per_token" in wanted:
+        if decodes and "kv_bytes_per_token" in wanted and isinstance(oracle, Metered):
             found["kv_bytes_per_token"] = kv_bytes_per_token(oracle, vocabulary, rng)
         for name in sorted(wanted):
             kind, _, length = name.partition("@")
@@ -46,7 +46,7 @@ def decoding(
     return found
 
 
-def kv_bytes_per_token(oracle: Oracle, vocabulary: int, rng: np.random.Generator) -> float:
+def kv_bytes_per_token(oracle: Metered, vocabulary: int, rng: np.random.Generator) -> float:
     """Growth of the cell's memory per cached token of one sequence, in bytes.
 
     Or, where that is more, all that the cell holds beside its idle memory, the program's weights

@@ -7,7 +7,7 @@ seen nothing and answers for a part of it again. Whatever either says is untrust
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,15 @@ class Oracle(Protocol):
         """What it declared when it was opened, ``context`` among it; a declaration, not a fact."""
         ...
 
+    def ask(self, what: str, *arrays: Array, **options: object) -> Sequence[Array] | None:
+        """Its answer to a request (``logits``, ``prefill``, ``step``...), or None if it died."""
+        ...
+
+
+@runtime_checkable
+class Metered(Oracle, Protocol):
+    """An oracle whose memory can be seen from outside."""
+
     @property
     def idle_bytes(self) -> int | None:
         """Memory of its cell before the program came, seen from outside. None where a cell shares
@@ -51,10 +60,6 @@ class Oracle(Protocol):
         """Memory and files of its cell now, seen from outside; 0 when it is dead."""
         ...
 
-    def ask(self, what: str, *arrays: Array, **options: object) -> Sequence[Array] | None:
-        """Its answer to a request (``logits``, ``prefill``, ``step``...), or None if it died."""
-        ...
-
 
 @dataclass(frozen=True)
 class Answering:
@@ -62,11 +67,6 @@ class Answering:
 
     forward: Forward
     context: int
-    idle_bytes: int | None = None
-    weights_bytes: int = 0
-
-    def memory_bytes(self) -> int:
-        return 0
 
     @property
     def facts(self) -> Mapping[str, object]:
