@@ -70,6 +70,11 @@ BASELINE: Mapping[str, tuple[str, str, str]] = MappingProxyType(
             "A cosine spends most of the budget near the full rate and ends gently.",
             "Loshchilov & Hutter 2017, arXiv 1608.03983",
         ),
+        "eviction": (
+            "everything",
+            "A question that nobody knows yet may ask for anything.",
+            "the control of every eviction study",
+        ),
     }
 )
 """Part to (variant name, hypothesis, origin)."""

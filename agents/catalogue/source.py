@@ -34,11 +34,14 @@ PARTS: Mapping[str, str] = MappingProxyType(
         "model": "Model",
         "optimizer": "make_optimizer",
         "schedule": "schedule",
+        "eviction": "Eviction",
     }
 )
 """Part to the name of its definition in a program."""
 
-BASELINE_MODULE = "nightlab.evals.tasks.byte_lm.program"
+BASELINE_TASKS = ("byte_lm", "recall")
+"""Tasks whose programs' own parts are variants: a part belongs to the first that has it."""
+BASELINE_MODULES = tuple(f"nightlab.evals.tasks.{task}.program" for task in BASELINE_TASKS)
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ class Variant:
 def variants() -> Mapping[tuple[str, str], Variant]:
     """Every variant by (part, name), the baseline's first within each part."""
     found: dict[tuple[str, str], Variant] = {}
-    baseline = _baseline_file()
     for part, own in PARTS.items():
+        baseline = next(text for text in _baseline_files() if _defines(text, own))
         name, why, origin = BASELINE[part]
         found[part, name] = _read(part, name, own, baseline, (why, origin))
         text = _folder_file(part)
@@ -107,7 +110,7 @@ def variants() -> Mapping[tuple[str, str], Variant]:
 @lru_cache(maxsize=1)
 def version() -> str:
     """Content hash of every variant's source: another version is another environment."""
-    texts = [_baseline_file(), repr(BASELINE), *(_folder_file(part) for part in PARTS)]
+    texts = [*_baseline_files(), repr(BASELINE), *(_folder_file(part) for part in PARTS)]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
@@ -121,8 +124,14 @@ def _folder_file(part: str) -> str:
     return folder.joinpath(f"{part}.py").read_text("utf-8")
 
 
-def _baseline_file() -> str:
-    return files("nightlab.evals.tasks.byte_lm").joinpath("program.py").read_text("utf-8")
+@lru_cache(maxsize=1)
+def _baseline_files() -> tuple[str, ...]:
+    folders = [files(module.removesuffix(".program")) for module in BASELINE_MODULES]
+    return tuple(folder.joinpath("program.py").read_text("utf-8") for folder in folders)
+
+
+def _defines(text: str, name: str) -> bool:
+    return any(getattr(node, "name", None) == name for node in syntax.read(text).body)
 
 
 def _is_variant(node: ast.stmt) -> bool:
@@ -150,7 +159,7 @@ def _read(part: str, name: str, definition: str, text: str, words: tuple[str, st
     used = _closure(definition, {} if is_baseline else defined, defined)
     companions = tuple(n for n in defined if n in used and n not in (definition, "Recipe"))
     names = {n for each in (definition, *companions) for n in names_loaded(defined[each])}
-    ours = {n for n in names if n in imported and imported[n].module == BASELINE_MODULE}
+    ours = {n for n in names if n in imported and imported[n].module in BASELINE_MODULES}
     if is_baseline:
         ours, companions = (names & set(defined)) - {definition}, ()
     elif "Recipe" in names:

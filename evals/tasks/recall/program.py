@@ -2,8 +2,8 @@
 
 The frozen trainer builds ``Model(Recipe())`` and trains it on rows of up to ``recipe.context``
 tokens; it is scored on longer ones. ``init_cache``, ``prefill`` and ``step`` are the optional
-decode contract: with them a program is scored on its decode path, after ``evict`` has dropped what
-it thinks no question will need. Parts that keep ``cached = True`` serve both paths.
+decode contract: with them a program is scored on its decode path, after ``Eviction`` has dropped
+what it thinks no question will need. Parts that keep ``cached = True`` serve both paths.
 Axes: B batch, H heads, T tokens, D width, d width of a head.
 """
 
@@ -206,8 +206,20 @@ class Cache(kv.KVCache):
         return torch.zeros_like(k_BTD[:, :1]) if before is None else before
 
 
-def evict(model: "Model", tokens_BT: Tensor, logits_BV: Tensor, cache: Cache) -> None:
+class Eviction:
     """What stays of a context once it has been read, before any question: all of it."""
+
+    approximate = False
+
+    def __init__(self, recipe: Recipe) -> None:
+        pass
+
+    def watch(self, tokens: int) -> int:
+        """How many of a context's last queries it wants to see."""
+        return 0
+
+    def __call__(self, model: Any, tokens_BT: Tensor, logits_BV: Tensor, cache: Any) -> None:
+        pass
 
 
 class Model(nn.Module):
@@ -221,6 +233,8 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(Block(recipe, layer) for layer in range(recipe.depth))
         self.norm = Norm(recipe.width)
         self.head = Head(recipe, self.embedding)
+        self.eviction = Eviction(recipe)
+        self.approximate = self.eviction.approximate
         initialise(self, recipe)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
@@ -244,10 +258,10 @@ class Model(nn.Module):
         """Read a context, or more of it; the logits (B, V) that follow."""
         first = cache.position == 0
         if first:
-            cache.watch = WATCHED
+            cache.watch = self.eviction.watch(tokens_BT.shape[1])
         logits_BV = self.logits(self.run(self.embed(tokens_BT), cache)[:, -1])
         if first:
-            evict(self, tokens_BT, logits_BV, cache)
+            self.eviction(self, tokens_BT, logits_BV, cache)
             cache.release_queries()
         return logits_BV
 
@@ -286,10 +300,6 @@ class Model(nn.Module):
     def linears(self) -> Sequence[Mapping[str, nn.Linear]]:
         """Per layer, the map out of attention."""
         return [{"o": m.out} for m in self.modules() if isinstance(m, Attention)]
-
-
-WATCHED = 32
-"""Last queries of a context that an eviction policy may look at."""
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
