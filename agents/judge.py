@@ -215,7 +215,10 @@ def broken_constraints(lab: Measured, trials: Sequence[Trial]) -> list[str]:
     for constraint in lab.objective.constraints:
         mine = [v for t in trials if (v := t.value(constraint.metric)) is not None]
         theirs = [v for t in base if (v := t.value(constraint.metric)) is not None]
-        if not mine or not theirs:
+        if not theirs:
+            continue
+        if not mine:
+            broken.append(f"{constraint} (not measured: the program lacks what it takes)")
             continue
         measured, baseline = float(np.mean(mine)), float(np.mean(theirs))
         if not constraint.holds(measured, baseline):

@@ -64,7 +64,8 @@ def stray_lines(old: str, new: str, names: set[str]) -> list[str]:
 
 def test_the_baseline_is_recognised_as_every_parts_first_variant() -> None:
     held = current(BASELINE)
-    assert all(held[part.name] == part.variants[0] for part in parts() if not part.ordered)
+    mine = [part for part in parts() if not part.ordered and part.name != "eviction"]
+    assert all(held[part.name] == part.variants[0] for part in mine)
     assert {name for name in held if name in LADDERS} == set(dials(BASELINE))
 
 

@@ -331,21 +331,18 @@ class CrossLayer(nn.Module):
         return self.out(y_BHTD.transpose(1, 2).reshape(b, t, d))
 
 
-class SparseShared(nn.Module):
-    """Each query sees the keys an indexer picks; odd layers share the pick of the layer below.
+class _Sparse(nn.Module):
+    """Every so many layers an indexer picks each query's keys; those between share the pick.
 
     The softmax is the sparse kernel's own: the scores part and the position's bias play no role.
-
-    Why: Most keys do not matter, and neighbouring layers agree on which do.
-    From: arXiv 2603.12201 (IndexCache); DeepSeek-AI 2025 (DSA)
     """
 
-    def __init__(self, recipe: Recipe, layer: int) -> None:
+    def __init__(self, recipe: Recipe, layer: int, every: int) -> None:
         super().__init__()
         self.heads, self.layer = recipe.heads, layer
         self.qkv = nn.Linear(recipe.width, 3 * recipe.width, bias=False)
         self.out = nn.Linear(recipe.width, recipe.width, bias=False)
-        self.picks = layer % 2 == 0
+        self.picks = layer % every == 0
         if self.picks:
             self.indexer = index_cache.LightningIndexer(recipe.width, 8, 16, recipe.window)
 
@@ -367,3 +364,36 @@ class SparseShared(nn.Module):
             return y_BTD
         index.add_target(self.layer, attended.target)
         return index_cache.attach_loss(y_BTD, index_cache.indexer_kl_loss(index), 1.0)
+
+
+class SparseEvery(_Sparse):
+    """Each query sees the keys that an indexer of its own layer picks.
+
+    Why: Most keys do not matter, and each layer knows best which do.
+    From: DeepSeek-AI 2025 (DSA)
+    """
+
+    def __init__(self, recipe: Recipe, layer: int) -> None:
+        super().__init__(recipe, layer, 1)
+
+
+class SparseShared(_Sparse):
+    """Each query sees the keys an indexer picks; odd layers share the pick of the layer below.
+
+    Why: Most keys do not matter, and neighbouring layers agree on which do.
+    From: arXiv 2603.12201 (IndexCache); DeepSeek-AI 2025 (DSA)
+    """
+
+    def __init__(self, recipe: Recipe, layer: int) -> None:
+        super().__init__(recipe, layer, 2)
+
+
+class SparseQuarter(_Sparse):
+    """Each query sees the keys an indexer picks; three layers share the pick of the one below.
+
+    Why: One indexer in four layers costs a quarter, and picks nearly the same keys.
+    From: arXiv 2603.12201 (IndexCache), pattern FSSS
+    """
+
+    def __init__(self, recipe: Recipe, layer: int) -> None:
+        super().__init__(recipe, layer, 4)

@@ -1,0 +1,88 @@
+"""The catalogue on the recall program: what it can edit trains, and decodes where it says so."""
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from nightlab.agents.catalogue import Operator, current, operator, operators
+from nightlab.evals import recall_data, task
+from nightlab.sandbox.guest.train import Source, TrainJob, smoke, train
+from nightlab.vocabulary import Program
+
+BASELINE = task.load("recall").baseline
+VARIANTS = [o for o in operators() if o.source and o.applicable(BASELINE)]
+EVICTIONS = [o for o in VARIANTS if o.part == "eviction"]
+
+
+def module_of(program: Program) -> ModuleType:
+    module = ModuleType("candidate")
+    exec(compile(program.files["program.py"], "program.py", "exec"), module.__dict__)
+    return module
+
+
+def tokens(rows: int, length: int) -> torch.Tensor:
+    drawn = np.random.default_rng(0).integers(0, recall_data.VOCABULARY, (rows, length))
+    return torch.from_numpy(drawn)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda each: each.name)
+def test_every_variant_trains_on_rows(variant: Operator, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    rows, answers = recall_data.rows(recall_data.shape_of(64), 64, np.random.default_rng(0))
+    rows.tofile(tmp_path / "64.bin")
+    answers.tofile(tmp_path / "64.mask")
+    sources = [Source(tmp_path / "64.bin", tmp_path / "64.mask", 64)]
+    job = TrainJob(seed=0, budget_seconds=1e-9, sources=sources, out=tmp_path, max_context=8448)
+    program = variant.apply(BASELINE)
+    module = module_of(program)
+    smoke(module, job)
+    train(module, job, list[object]().append)
+    assert current(program)[variant.part] == variant.variant
+
+
+def test_the_decode_path_gives_the_logits_of_whole_rows_however_it_is_cut() -> None:
+    module = module_of(BASELINE)
+    model = module.Model(module.Recipe()).eval()
+    assert model.decodes
+    rows_BT = tokens(3, 40)
+    with torch.no_grad():
+        whole = model(rows_BT)
+        cache = model.init_cache(3)
+        got = [model.prefill(rows_BT[:, :25], cache), model.prefill(rows_BT[:, 25:30], cache)]
+        got += [model.step(rows_BT[:, at], cache) for at in range(30, 40)]
+    wanted = [whole[:, at] for at in (24, 29, *range(30, 40))]
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("variant", EVICTIONS, ids=lambda each: each.name)
+def test_an_eviction_keeps_its_share_of_the_rows_and_still_answers(variant: Operator) -> None:
+    program = operator("keep", "0.125").apply(variant.apply(BASELINE))
+    module = module_of(program)
+    model = module.Model(module.Recipe()).eval()
+    assert model.approximate
+    held = []
+    for context in (256, 512):
+        cache = model.init_cache(2)
+        with torch.no_grad():
+            model.prefill(tokens(2, context), cache)
+            logits = model.step(tokens(2, 1)[:, 0], cache)
+        assert torch.isfinite(logits).all()
+        assert cache.position == context + 1
+        held.append(sum(cache.kept(layer).nbytes for layer in range(2)))
+    full = 2 * 2 * 2 * 64 * 4
+    assert (held[1] - held[0]) / 256 == pytest.approx(full / 8, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "edit", ["attention:sparse_shared", "scores:sink", "position:alibi", "embedding:bigram_hash"]
+)
+def test_a_part_that_knows_no_cache_ends_the_decode_contract(edit: str) -> None:
+    part, variant = edit.split(":")
+    known = [o for o in VARIANTS if o.part == part]
+    chosen = next((o for o in known if o.variant == variant), known[0])
+    module = module_of(chosen.apply(BASELINE))
+    assert not module.Model(module.Recipe()).decodes
