@@ -133,10 +133,12 @@ def make_optimizer(model, recipe):
         import sys
         out = sys._getframe(1).f_locals["job"].out
         (out / "curve.jsonl").write_text('{"progress": 1.0, "loss": 0.0, "val_bpb": 0.0}\\n')
-        (out / "metrics.json").write_text('{"val_bpb": 0.0}')
     optimizer.finish = finish
     return optimizer
 """
+
+
+METRICS = FORGE.replace("curve.jsonl", "metrics.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,13 +289,18 @@ def test_sleeping_through_the_budget_gains_nothing(place: Place) -> None:
     assert place.value(SLEEP, asleep) > place.honest - 0.1
 
 
-def test_forged_files_are_stored_as_they_are_and_gain_nothing(place: Place) -> None:
+def test_a_forged_curve_is_stored_as_it_is_and_gains_nothing(place: Place) -> None:
     forged = place.train(FORGE)
     assert forged.outputs is not None
     said = json.loads((forged.outputs / "curve.jsonl").read_text().splitlines()[-1])
     assert said["val_bpb"] == 0.0
-    assert {path.name for path in forged.outputs.iterdir()} & {"metrics.json"} == set()
     assert place.value(FORGE, forged) > place.honest - 0.1
+
+
+def test_a_file_of_made_up_metrics_fails_the_run(place: Place) -> None:
+    forged = place.train(METRICS)
+    assert (forged.ending, forged.outputs) == (Ending.BAD_OUTPUT, None)
+    assert "metrics.json" in forged.reason
 
 
 def trial(run: Run) -> Trial:
