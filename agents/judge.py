@@ -339,7 +339,7 @@ def confirmed_holdout(lab: Lab, confirmation: Confirmation) -> Paired | None:
 
 def _holdout_value(lab: Lab, trial: Trial, experiment: str) -> float | None:
     """The objective's metric on the hold-out; sizes and speeds are the same on every split."""
-    if lab.objective.metric != lab.bench.task.metric:
+    if lab.objective.metric.partition("@")[0] != lab.bench.task.metric.partition("@")[0]:
         return trial.value(lab.objective.metric)
     measured = trial.holdout
     if measured is None:
