@@ -14,6 +14,7 @@ from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import JSON
 from nightlab.memory.report import aborts, spectra, words
 from nightlab.memory.report.details import Branch, Details, Tried, detail
+from nightlab.memory.report.front import front, table
 from nightlab.memory.report.plot import draw
 from nightlab.memory.report.summary import document as summary_document
 from nightlab.memory.report.summary import interval_document
@@ -51,6 +52,7 @@ def write_report(
     Raises UsageError for an unknown campaign, LedgerError when the folder cannot be written.
     """
     details = detail(ledger, campaign)
+    sections = [*_front(ledger, campaign), *sections]
     folder = reports / campaign
     written = Written(
         markdown=folder / "report.md", json=folder / "report.json", plot=folder / "curve.png"
@@ -72,6 +74,24 @@ def write_report(
         text = json.dumps(plain(document), indent=2)
         _replace(written.json, text + "\n")
     return written
+
+
+def _front(ledger: Ledger, campaign: str) -> list[Section]:
+    """The Pareto front, where the goal names more than one metric."""
+    shown = front(ledger, campaign)
+    if shown is None:
+        return []
+    document: list[JSON] = [
+        {
+            "experiment": point.experiment.id,
+            "on_front": point.on_front,
+            "trials": list(point.trials),
+            **dict(zip(shown.metrics, point.values, strict=True)),
+        }
+        for point in shown.points
+    ]
+    text = table(shown)
+    return [Section(title="The Pareto front", key="front", text=text, document=document)]
 
 
 def markdown(details: Details, plot: str, sections: Sequence[Section] = ()) -> str:

@@ -15,6 +15,7 @@ from nightlab.memory.example import Clock, Example
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.report.details import detail
 from nightlab.memory.report.diff import diff, sizes
+from nightlab.memory.report.front import _beats, front
 from nightlab.memory.report.plot import BASELINE, CONFIRMED, FAILED, REFUSED, RERUN, mark
 from nightlab.memory.report.spectra import TABLE
 from nightlab.memory.report.write import cell, write_report
@@ -203,3 +204,24 @@ def test_a_diff_names_both_sides_and_new_files() -> None:
         "@@ -0,0 +1 @@",
         "+b",
     ]
+
+
+def test_the_front_holds_whoever_nobody_beats_on_all_metrics() -> None:
+    values = [(3.0, 10.0), (2.9, 12.0), (3.1, 12.0), (2.9, 12.0)]
+    signs = (-1, -1)
+    kept = [v for v in values if not any(_beats(other, v, signs) for other in values)]
+    assert kept == [(3.0, 10.0), (2.9, 12.0), (2.9, 12.0)]
+
+
+def test_a_report_of_a_goal_with_a_constraint_shows_its_front(
+    played: Ledger, tmp_path: Path
+) -> None:
+    shown = front(played, "c1")
+    document = json.loads(write_report(played, "c1", tmp_path).json.read_text())
+    if shown is None:
+        assert "front" not in document
+        return
+    assert [row["experiment"] for row in document["front"]] == [
+        p.experiment.id for p in shown.points
+    ]
+    assert any(point.on_front for point in shown.points)
