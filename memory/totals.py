@@ -92,6 +92,19 @@ class Totals(Chapter):
         with self.database.reading("reading the rungs") as session:
             return [str(row[0]) for row in session.execute(wanted)]
 
+    def images(self, campaign: str) -> list[str]:
+        """Ids of the sandbox images that its runs were made in, sorted; none without an engine."""
+        image = col(RunRow.image)
+        wanted = (
+            sa.select(image)
+            .distinct()
+            .join(TrialRow, col(TrialRow.id) == col(RunRow.trial_id))
+            .where(col(TrialRow.campaign_id) == campaign, image != "")
+            .order_by(image)
+        )
+        with self.database.reading("reading images") as session:
+            return list(session.execute(wanted).scalars())
+
     def faults(self, campaign: str) -> list[Fault]:
         """Every attempt that ended in any other way than by finishing, in order of trial id."""
         run = RunRow

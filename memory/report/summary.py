@@ -35,6 +35,8 @@ class Summary:
     """Median over trials of what is not training or scoring."""
     holdout_looks: int
     aborts: Aborts
+    images: tuple[str, ...]
+    """Ids of the sandbox images that runs were made in."""
     report: Path | None
 
 
@@ -57,6 +59,7 @@ def summarise(ledger: Ledger, campaign: str, reports: Path | None = None) -> Sum
         overhead_seconds=median(overheads) if overheads else None,
         holdout_looks=ledger.holdout_looks(campaign),
         aborts=aborts.aborts(ledger, found),
+        images=tuple(ledger.images(campaign)),
         report=page if page and page.exists() else None,
     )
 
@@ -73,6 +76,7 @@ def document(summary: Summary) -> dict[str, JSON]:
         "reason": campaign.reason,
         "task": campaign.task,
         "tier": campaign.tier,
+        "images": list(summary.images),
         "proposer": campaign.proposer,
         "seed": campaign.seed,
         "workers": campaign.workers,

@@ -244,6 +244,16 @@ def test_a_lost_trial_is_no_result_and_may_be_begun_again(ledger: Ledger) -> Non
     assert [fault.ending for fault in ledger.faults("c1")] == [Ending.LOST]
 
 
+def test_the_images_of_a_campaign_are_named_once_each(ledger: Ledger) -> None:
+    lease = begin(ledger)
+    experiment = propose(ledger, lease)
+    images = ("sha256:b", "sha256:a", "sha256:b", "")
+    for purpose, image in zip(Purpose, images, strict=True):
+        trial = start(ledger, lease, experiment, purpose)
+        ledger.finish_trial(trial, replace(FINE, image=image), SCORE, total_seconds=7.0)
+    assert ledger.images("c1") == ["sha256:a", "sha256:b"]
+
+
 def test_a_trial_key_belongs_to_one_program(ledger: Ledger) -> None:
     lease = begin(ledger)
     experiment = propose(ledger, lease)

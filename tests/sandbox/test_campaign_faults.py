@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,18 +37,20 @@ def campaign(task: Path, home: Path, tier: Tier) -> Iterator[Lab]:
         sandbox = choose(tier).sandbox
         supervisor = start.begin(order, ledger, sandbox, home)
         stack.callback(supervisor.lab.bench.sandbox.close)
-        yield supervisor.lab
+        lab = supervisor.lab
+        lab.plan = replace(lab.plan, noise_trials=2)
+        yield lab
 
 
 @contextmanager
 def accident(lab: Lab, cause: Callable[[], None], until_lost: int = 1) -> Iterator[None]:
-    """Cause it once two trials are done, and again until so many runs were lost."""
+    """Cause it once a trial is done, and again until so many runs were lost."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.1):
             done = [t for t in trials(lab) if t is TrialStatus.FINISHED]
-            if len(done) >= 2 and len(lab.ledger.faults(lab.campaign.id)) < until_lost:
+            if done and len(lab.ledger.faults(lab.campaign.id)) < until_lost:
                 cause()
 
     thread = threading.Thread(target=watch)
