@@ -38,6 +38,8 @@ TRIES = 5
 LONGEST_WAIT = 120.0
 """Seconds of a ``Retry-After`` that are waited for; who asks for more is given up."""
 FIRST_WAIT = 0.5
+SEEN = 8
+"""Characters after which it shows whether an answer is JSON."""
 NOT_READY = (502, 503, 504)
 """What a server answers while it loads; it may fail otherwise at listing models and still serve."""
 LONGEST_TOKEN = 16
@@ -233,6 +235,8 @@ class Model:
         try:
             for _ in speak(self._client, self.endpoint, question, answer, self._lacks):
                 hear(len(answer.text))
+                if _unheld(question, answer, self._lacks):
+                    return Failed(Trouble.UNSUPPORTED, "it holds no schema", lack="schema")
                 if time.monotonic() > end:
                     seconds = self.endpoint.answer_seconds
                     return Failed(Trouble.TIMEOUT, f"no end after {seconds:g} s")
@@ -246,6 +250,14 @@ class Model:
         if not answer.begun and "stream" not in self._lacks:
             return Failed(Trouble.EMPTY, "no event in the stream", lack="stream")
         return Failed(Trouble.CUT if answer.begun else Trouble.EMPTY, "it ended without an end")
+
+
+def _unheld(question: Question, answer: Answer, lacks: set[str]) -> bool:
+    """Whether an answer that was to be JSON begins otherwise: the server heeds no schema."""
+    if question.schema is None or question.unheld is None or "schema" in lacks:
+        return False
+    begun = answer.text.lstrip()
+    return len(begun) >= SEEN and not begun.startswith(("{", "```", "<think"))
 
 
 def _remark(answer: Answer, usage: Usage) -> str:

@@ -40,8 +40,8 @@ MOST_TOKENS = 8192
 """Of a reply that writes code."""
 CHOICE_TOKENS = 1024
 """Of a reply that chooses operators; a model that reasons first needs most of them."""
-FEW_TOKENS = 16
-"""Of a reply that is a number."""
+FEW_TOKENS = (16, 64, CHOICE_TOKENS)
+"""Of a reply that is a number, by the repairs before: few, and then room for who reasons first."""
 CHOOSER = "You improve the training program of a small neural network."
 FEW = 12
 """Operators on a list that is answered by a number."""
@@ -284,7 +284,7 @@ def _question(talk: _Conversation) -> Question:
     plain = None
     if talk.number:
         few = (Message("system", CHOOSER), Message("user", talk.number))
-        plain = Question(messages=few, most_tokens=CHOICE_TOKENS if talk.repairs else FEW_TOKENS)
+        plain = Question(messages=few, most_tokens=FEW_TOKENS[talk.repairs])
     return Question(
         messages=messages,
         schema=formats.schema(talk.offered),

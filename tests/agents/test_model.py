@@ -1,5 +1,6 @@
 """Asking language models over real HTTP: what is answered, tried again, accounted for, hidden."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,6 +197,25 @@ def test_an_endpoint_that_turns_parameters_down_is_asked_without_them() -> None:
         assert len(server.asked) == 3
         asking.ask(Question(messages=QUESTION.messages, schema=schema))
         assert len(server.asked) == 4
+
+
+def test_a_server_that_heeds_no_schema_is_hung_up_on_and_asked_the_short_question() -> None:
+    def heedless(asked: Asked) -> Say:
+        return Say(text="7" if "number" in asked.text else "Well, that depends on " + "x " * 4000)
+
+    short = Question(messages=(Message("user", "Which number?"),), most_tokens=16)
+    long = replace(QUESTION, schema=Schema("answer", {"type": "object"}), unheld=short)
+    with Server(heedless) as server:
+        asking = Asking(server)
+        assert asking.ask(long).text == "7"
+        assert asking.ask(long).text == "7"
+        assert [asked.text for asked in server.asked] == ["Why?", "Which number?", "Which number?"]
+    assert "holds no schema" in asking.calls[0].error
+    with Server(first(Say(text='{"answer": 7, "more": 8}'))) as server:
+        asking = Asking(server)
+        asking.ask(long)
+        asking.ask(long)
+        assert [asked.text for asked in server.asked] == ["Why?", "Why?"]
 
 
 @Api
