@@ -39,7 +39,7 @@ from nightlab.vocabulary import Measurement
 
 FORMAT = 1
 """Part of the folder's name; raise it when the way rows are made changes."""
-CHECKED_ROWS = 4
+CHECKED_ROWS = 2
 """Rows of each context that a fresh process answers again."""
 TOLERANCE = 5e-3
 """Largest difference in log-probability (nats) that rounding may explain between two processes, or

@@ -40,7 +40,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         "[64, 128, 256, 512, 1024, 2048] ": "[64] ",
         "1_500_000": "100_000",
         "[512, 2048, 8192] ": "[512] ",
-        "[24, 16, 2] ": "[4] ",
+        "[16, 8, 1] ": "[4] ",
         '"accuracy@2048" = "higher"\n': "",
         '"accuracy@8192" = "higher"\n': "",
     }
