@@ -79,6 +79,8 @@ class Supervisor:
     writers: Authors | None = None
     """Those of the authors that are language models."""
     stopping: threading.Event = field(default_factory=threading.Event)
+    hush: threading.Event = field(default_factory=threading.Event)
+    """Set when nothing more is to be asked of the models; what they are saying is given up."""
     most_experiments: int | None = None
     """Ends after so many, for a benchmark; None leaves that to the budget."""
     make_nodes: MakeNodes = Nodes
@@ -143,6 +145,8 @@ class Supervisor:
                     experiment = unfinished.pop(0) if unfinished else self._begin()
                     running.add(pool.submit(self._experiment, graph, nodes, experiment))
                     reason = self._reason_to_stop()
+                if reason:
+                    self.hush.set()
                 if not running:
                     return reason
                 done, running = wait(running, POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -205,6 +209,7 @@ class Supervisor:
         """Begin no new experiment, and let the running ones end at their next step."""
         if not self.stopping.is_set():
             self.stopping.set()
+            self.hush.set()
             self.lab.board.stage = f"stopping ({by}); again to end at once"
             self._control.request_drain(by)
 

@@ -58,7 +58,7 @@ class Model:
     price: Price | None
     spending: Spending
     stopping: threading.Event = field(default_factory=threading.Event)
-    """When set, nobody waits for another try."""
+    """When set, an answer under way is given up, and nobody is asked or waited for again."""
     first_wait: float = FIRST_WAIT
     _lacks: set[str] = field(default_factory=set)
     """What the endpoint turned down: ``stream``, ``schema``, ``usage``."""
@@ -106,6 +106,8 @@ class Model:
         tries = 0
         while True:
             tries += 1
+            if self.stopping.is_set():
+                raise UnansweredError(Trouble.STOPPED, f"{self.name} was not asked: it is late")
             if question.unheld is not None and "schema" in self._lacks:
                 question = question.unheld
             try:
@@ -237,6 +239,8 @@ class Model:
                 hear(len(answer.text))
                 if _unheld(question, answer, self._lacks):
                     return Failed(Trouble.UNSUPPORTED, "it holds no schema", lack="schema")
+                if self.stopping.is_set():
+                    return Failed(Trouble.STOPPED, "given up half-way: it is late")
                 if time.monotonic() > end:
                     seconds = self.endpoint.answer_seconds
                     return Failed(Trouble.TIMEOUT, f"no end after {seconds:g} s")

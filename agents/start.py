@@ -66,12 +66,12 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     proposer = _proposer(task, order)
     workers = 1 if task.gpu else order.workers  # trials side by side would share one GPU's clock
     plan = plans.make(task, order.objective.budget, workers)
-    stopping = threading.Event()
+    hush = threading.Event()
     models = connect(
         (*order.endpoints, *([order.embedder] if order.embedder else [])),
         order.objective.budget,
         home,
-        stopping,
+        hush,
         tokens=sum(call.tokens_in + call.tokens_out for call in order.calls),
         usd=sum(call.usd or 0.0 for call in order.calls),
     )
@@ -108,7 +108,7 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     if task.note:
         ledger.log(campaign.id, "task", task.note)
     place = bench(task, splits, sandbox, campaign.workers)
-    return _supervise(ledger, lease, campaign, place, plan, home, models, stopping)
+    return _supervise(ledger, lease, campaign, place, plan, home, models, hush)
 
 
 def _on_corpus(task: Task, asked: str | None, home: Path) -> tuple[Task, str | None]:
@@ -171,15 +171,15 @@ def resume(
             f"--sandbox {campaign.tier}"
         )
     plan = _stored_plan(task, campaign)
-    stopping = threading.Event()
+    hush = threading.Event()
     wanted = _stored_endpoints(campaign, endpoints)
     spent = ledger.spent(campaign.id)
     models = connect(
-        wanted, campaign.objective.budget, home, stopping, tokens=spent.tokens, usd=spent.usd
+        wanted, campaign.objective.budget, home, hush, tokens=spent.tokens, usd=spent.usd
     )
     lease = take(ledger, campaign.id)
     place = bench(task, splits, sandbox, campaign.workers)
-    return _supervise(ledger, lease, campaign, place, plan, home, models, stopping)
+    return _supervise(ledger, lease, campaign, place, plan, home, models, hush)
 
 
 def _stored_endpoints(campaign: Campaign, configured: Sequence[Endpoint]) -> list[Endpoint]:
@@ -234,7 +234,7 @@ def _supervise(
     plan: Plan,
     home: Path,
     models: Mapping[str, Model],
-    stopping: threading.Event,
+    hush: threading.Event,
 ) -> Supervisor:
     lab = Lab(
         ledger=ledger,
@@ -262,7 +262,7 @@ def _supervise(
         home / "checkpoints.db",
         authors=authors,
         writers=writers,
-        stopping=stopping,
+        hush=hush,
     )
 
 

@@ -129,6 +129,23 @@ def test_retry_after_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waited == [7.0]
 
 
+@Api
+def test_an_endless_answer_is_given_up_when_the_time_is_over(api: str) -> None:
+    with Server(first(Say(text="and so on ", endless=True))) as server:
+        asking = Asking(server, api)
+
+        def late(length: int) -> None:
+            if length > 20:
+                asking.model.stopping.set()
+
+        with pytest.raises(UnansweredError) as caught:
+            asking.model.ask(QUESTION, asking.calls.append, late)
+        assert caught.value.trouble is Trouble.STOPPED
+        with pytest.raises(UnansweredError):
+            asking.model.ask(QUESTION, asking.calls.append)
+        assert len(server.asked) == len(asking.calls) == 1
+
+
 def test_a_retry_after_beyond_reason_is_given_up_at_once() -> None:
     with Server(first(Say(status=429, headers={"retry-after": "4000"}))) as server:
         asking = Asking(server)
