@@ -13,7 +13,7 @@ from typing import Protocol
 
 from nightlab.agents import trial as trials
 from nightlab.agents.board import Board
-from nightlab.agents.plan import SCORING_SECONDS, Plan, seeds
+from nightlab.agents.plan import Plan, seeds
 from nightlab.agents.probing import PROBES
 from nightlab.agents.trial import Bench
 from nightlab.errors import SandboxError
@@ -171,20 +171,20 @@ class Lab:
         """What a trial on a rung takes on this machine by the clock, at its present pace."""
         recent = self.ledger.paces(self.campaign.id, RECENT_TRIALS)
         if not recent:
-            return rung.cpu_seconds + SCORING_SECONDS
+            return rung.cpu_seconds + self.plan.scoring_seconds
         pace = median(one.wall_per_cpu for one in recent)
         return pace * rung.cpu_seconds + median(one.beside_seconds for one in recent)
 
     def closing_seconds(self) -> float:
         """Wall seconds to keep back for the closing comparison and its look at the hold-out."""
         rounds = math.ceil(self.plan.noise_trials / self.plan.workers)
-        return rounds * (self.trial_seconds(self.plan.confirm) + 2 * SCORING_SECONDS)
+        return rounds * (self.trial_seconds(self.plan.confirm) + 2 * self.plan.scoring_seconds)
 
     def may_confirm(self) -> bool:
         """Whether a confirmation and the closing comparison still fit the budget."""
         enough = self.trials_left() >= 6 + self.plan.noise_trials
         rounds = math.ceil(6 / self.plan.workers)
-        needed = rounds * (self.trial_seconds(self.plan.confirm) + SCORING_SECONDS)
+        needed = rounds * (self.trial_seconds(self.plan.confirm) + self.plan.scoring_seconds)
         return enough and self.seconds_left() > needed + self.closing_seconds()
 
     def trial(

@@ -9,8 +9,6 @@ from nightlab.errors import UsageError
 from nightlab.evals.task import Task
 from nightlab.vocabulary import Budget, Purpose, Rung
 
-SCORING_SECONDS = 1.5
-"""What a trial costs beside its training, roughly; replaced by what is measured as it runs."""
 CONFIRM_SHARE = 0.2
 """One confirmation of three pairs may take this much of the budget."""
 UNLIMITED_SECONDS = 24 * 3600.0
@@ -28,6 +26,8 @@ class Plan:
     noise_trials: int
     """Baseline trials per rung before anything is judged."""
     workers: int
+    scoring_seconds: float = 1.5
+    """What a trial costs beside its training, roughly; replaced by what is measured as it runs."""
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
@@ -42,18 +42,20 @@ class Plan:
     @property
     def noise_seconds(self) -> float:
         """Wall seconds until the noise floor is known."""
-        per_rung = (rung.cpu_seconds + SCORING_SECONDS for rung in self.rungs)
+        per_rung = (rung.cpu_seconds + self.scoring_seconds for rung in self.rungs)
         return self.noise_trials * sum(per_rung) / self.workers
 
     @property
     def confirm_seconds(self) -> float:
         """Wall seconds of a confirmation of three pairs, hold-out included."""
-        return 6 * (self.confirm.cpu_seconds + 2 * SCORING_SECONDS) / self.workers
+        return 6 * (self.confirm.cpu_seconds + 2 * self.scoring_seconds) / self.workers
 
     @property
     def closing_seconds(self) -> float:
         """Wall seconds kept back to run the winner beside the baseline at the end."""
-        return self.noise_trials * (self.confirm.cpu_seconds + 2 * SCORING_SECONDS) / self.workers
+        return (
+            self.noise_trials * (self.confirm.cpu_seconds + 2 * self.scoring_seconds) / self.workers
+        )
 
 
 def make(task: Task, budget: Budget, workers: int) -> Plan:
@@ -69,9 +71,9 @@ def make(task: Task, budget: Budget, workers: int) -> Plan:
     fitting = [
         r
         for r in task.rungs
-        if _plan(screen, r, workers).confirm_seconds <= CONFIRM_SHARE * seconds
+        if _plan(task, screen, r, workers).confirm_seconds <= CONFIRM_SHARE * seconds
     ]
-    plan = _plan(screen, fitting[-1] if fitting else screen, workers)
+    plan = _plan(task, screen, fitting[-1] if fitting else screen, workers)
     needed = plan.noise_seconds + plan.confirm_seconds + plan.closing_seconds
     if budget.seconds is not None and needed > budget.seconds:
         raise UsageError(
@@ -118,14 +120,18 @@ def least_trials(plan: Plan) -> int:
     return plan.noise_trials * len(plan.rungs) + 2 + 6 + plan.noise_trials
 
 
-def _plan(screen: Rung, confirm: Rung, workers: int) -> Plan:
+def _plan(task: Task, screen: Rung, confirm: Rung, workers: int) -> Plan:
     return Plan(
-        screen=screen, confirm=confirm, noise_trials=5 if screen == confirm else 4, workers=workers
+        screen=screen,
+        confirm=confirm,
+        noise_trials=5 if screen == confirm else 4,
+        workers=workers,
+        scoring_seconds=task.scoring_seconds,
     )
 
 
 def _seconds_of(task: Task, trials: int) -> float:
-    return trials * (task.rungs[0].cpu_seconds + SCORING_SECONDS)
+    return trials * (task.rungs[0].cpu_seconds + task.scoring_seconds)
 
 
 def seeds(

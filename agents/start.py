@@ -210,6 +210,7 @@ def _stored_plan(task: Task, campaign: Campaign) -> Plan:
         confirm=rung("confirm"),
         noise_trials=int(str(campaign.settings["noise_trials"])),
         workers=campaign.workers,
+        scoring_seconds=task.scoring_seconds,
     )
 
 

@@ -74,6 +74,8 @@ class Task:
     """None for the tasks that the lab's own trainer trains."""
     gpu: str | None = None
     """UUID of the GPU that it is trained on, or None for the CPU."""
+    scoring_seconds: float = 1.5
+    """What scoring a trial takes on one core, roughly, before a campaign has measured it."""
     note: str = ""
     """What a person should know of how it runs on this machine."""
 
@@ -152,5 +154,6 @@ def _read(folder: Path, table: Mapping[str, Any], device: str | None) -> Task:
         folder=folder,
         script=own_script.read(folder, table) if "trainer" in table else None,
         gpu=device if "cpu" in table else None,
+        scoring_seconds=float(table.get("scoring_seconds", 1.5)),
         note=note,
     )
