@@ -38,7 +38,7 @@ def campaign(task: Path, home: Path, tier: Tier) -> Iterator[Lab]:
         supervisor = start.begin(order, ledger, sandbox, home)
         stack.callback(supervisor.lab.bench.sandbox.close)
         lab = supervisor.lab
-        lab.plan = replace(lab.plan, noise_trials=2)
+        lab.plan = replace(lab.plan, noise_trials=3)
         yield lab
 
 
