@@ -33,7 +33,7 @@ from nightlab.evals.oracles import (
     measured,
     one,
 )
-from nightlab.evals.recall_data import VOCABULARY, Rows, Shape
+from nightlab.evals.recall_data import SYMBOLS, VOCABULARY, Rows, Shape
 from nightlab.evals.task import Source, Splits, Task
 from nightlab.vocabulary import Measurement
 
@@ -219,16 +219,20 @@ def _decoded(oracle: Oracle, rows_BT: Rows, context: int) -> Floats:
 def _check(
     problems: Problems, oracles: Oracles, kept: Mapping[int, Floats], rng: np.random.Generator
 ) -> None:
-    """A fresh process answers the same for some rows, in other company and with other endings."""
+    """A fresh process answers the same for some rows, in other company and with endings in which
+    every symbol is another one, from a random answer on: who looks ahead to it is seen."""
     rows = rng.permutation(list(kept))[:CHECKED_ROWS]
     tokens = problems.tokens[rows].copy()
     decodes = oracles.reader.facts.get("decodes") is True
     if oracles.checker.facts.get("decodes") is not decodes:
         raise RefusedError("two processes disagree on whether the program decodes")
     start = problems.context + 1
-    cuts = rng.integers(start + 1, tokens.shape[1], len(rows))
+    answers = problems.answers[rows, start + 1 : -1] == 1
+    cuts = [start + 1 + int(rng.choice(np.flatnonzero(each))) for each in answers]
     for i, cut in enumerate(cuts):
-        tokens[i, cut:] = problems.tokens[int(rng.integers(len(problems.tokens))), cut:]
+        ending = tokens[i, cut:]
+        symbols = ending < SYMBOLS
+        ending[symbols] = (ending[symbols] + int(rng.integers(1, SYMBOLS))) % SYMBOLS
     ways = [_decoded] if decodes else [_whole]
     approximate = decodes and oracles.checker.facts.get("approximate") is True
     if decodes and not approximate:
@@ -237,7 +241,7 @@ def _check(
     for ask in ways:
         logp_BQV = ask(oracles.checker, tokens, problems.context)
         for i, (row, cut) in enumerate(zip(rows, cuts, strict=True)):
-            until = int(cut) - problems.context
+            until = cut - problems.context
             if not agree(logp_BQV[i, :until], kept[int(row)][:until]):
                 path = "decode path" if ask is _decoded else "forward pass"
                 raise RefusedError(

@@ -125,7 +125,9 @@ def plan(text: str, variant: Variant) -> Plan:
     while stale := {n for n in removable if n in map(_name, kept)} - _read(kept):
         kept = [node for node in kept if _name(node) not in stale]
         drop |= stale
-    baseline = {each.bound for v in variants().values() if v.is_baseline for each in v.imports}
+    home = next(each.file for each in others if each.is_baseline)
+    beside = [v for v in variants().values() if v.is_baseline and v.file == home]
+    baseline = {each.bound for v in beside for each in v.imports}
     extra = {each.bound for other in others for each in other.imports} - baseline
     fields = {field for other in others for field in other.fields}
     return Plan(

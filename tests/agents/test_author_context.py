@@ -117,6 +117,7 @@ def neighbours(lab: Lab, server: Server) -> tuple[Neighbours, Model]:
 
 def test_a_written_change_that_differs_in_a_number_only_is_nearly_the_same(lab: Lab) -> None:
     conclude(lab, changed(lab, "\nclass Gate:\n    width = 3\n"), Verdict.DISCARDED)
+    lab.ledger.begin_experiment(lab.lease)
     with Server(lambda asked: Say(text=asked.path)) as server:
         near, model = neighbours(lab, server)
         same = near.refuse("c1-2", changed(lab, "\nclass Gate:\n    width = 4\n"))
@@ -131,6 +132,7 @@ def test_a_written_change_that_differs_in_a_number_only_is_nearly_the_same(lab: 
 
 
 def test_an_embedder_that_fails_refuses_nothing_and_the_log_says_so_once(lab: Lab) -> None:
+    lab.ledger.begin_experiment(lab.lease)
     with Server(lambda asked: Say(text=asked.path)) as server:
         near, model = neighbours(lab, server)
         for _ in range(2):

@@ -58,7 +58,7 @@ def context(baseline: Program, others: int = 0) -> Context:
                 part=edit.part,
                 variant=edit.variant,
                 outcome=Outcome.VALID,
-                reward=0.1 if edit.part == "batch" else -0.1,
+                reward=0.1 if number == 1 else -0.1,
             )
         )
     return Context(campaign="c1", id="next", archive=archive, budget_left=0.5)

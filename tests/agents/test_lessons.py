@@ -51,7 +51,8 @@ def worded(
     with Server(lambda asked: Say(text=text if asked else "")) as server:
         model = Model(Endpoint(name="writer", base_url=server.url), None, Spending(), first_wait=0)
         made = reflect.written(model, calls.append, FACTS, related or [])
-    assert len(calls) == 1
+    heeds_schemas = text.startswith("{") or len(text) < 8
+    assert len(calls) == (1 if heeds_schemas else 2)
     return made
 
 

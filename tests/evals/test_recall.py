@@ -86,7 +86,9 @@ class Scripted:
         if what == "logits":
             out = perfect(tokens)[:, int(str(options.get("start", 0))) :]
             if self.lie == "peeks":
-                out[:, :, 0] += tokens[:, -1:].astype(np.float32)
+                known = tokens[:, tokens.shape[1] - out.shape[1] + 1 :]
+                for place, after in enumerate(known.T):
+                    out[np.arange(len(tokens)), place, after] += 40
             return [out]
         if what == "prefill":
             self.rows = tokens.tolist()
