@@ -175,16 +175,23 @@ class Lab:
         pace = median(one.wall_per_cpu for one in recent)
         return pace * rung.cpu_seconds + median(one.beside_seconds for one in recent)
 
+    def look_seconds(self) -> float:
+        """What scoring one trial on the hold-out takes by the clock: it is twice the search split,
+        and its oracles are opened for it."""
+        recent = self.ledger.paces(self.campaign.id, RECENT_TRIALS)
+        beside = [one.beside_seconds for one in recent] or [self.plan.scoring_seconds]
+        return 2 * median(beside)
+
     def closing_seconds(self) -> float:
         """Wall seconds to keep back for the closing comparison and its look at the hold-out."""
         rounds = math.ceil(self.plan.noise_trials / self.plan.workers)
-        return rounds * (self.trial_seconds(self.plan.confirm) + 2 * self.plan.scoring_seconds)
+        return rounds * (self.trial_seconds(self.plan.confirm) + 2 * self.look_seconds())
 
     def may_confirm(self) -> bool:
         """Whether a confirmation and the closing comparison still fit the budget."""
         enough = self.trials_left() >= 6 + self.plan.noise_trials
         rounds = math.ceil(6 / self.plan.workers)
-        needed = rounds * (self.trial_seconds(self.plan.confirm) + self.plan.scoring_seconds)
+        needed = rounds * (self.trial_seconds(self.plan.confirm) + self.look_seconds())
         return enough and self.seconds_left() > needed + self.closing_seconds()
 
     def trial(
