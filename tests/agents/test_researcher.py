@@ -90,6 +90,8 @@ def order(
 
 def form_of(asked: Asked) -> str:
     """Which format a prompt asks for."""
+    if "research notebook" in asked.messages[0]["content"]:
+        return "notebook"
     first = asked.messages[1]["content"]
     marks = {"choose one to three": "choice", "<<<<<<< SEARCH": "blocks", "fenced in": "whole"}
     return next((form for mark, form in marks.items() if mark in first), "notebook")
@@ -344,10 +346,13 @@ def test_a_malicious_model_gains_nothing_and_stops_nothing(
     for experiment in ledger.experiments(campaign)[1:]:
         assert experiment.verdict is not None
         calls = ledger.calls(campaign, experiment=experiment.id)
-        reply = calls[0].reply if calls else ""
+        reply = next((call.reply for call in calls if call.reply.startswith("attempt: ")), "")
         if told_of := re.match(r"attempt: ([a-z ]+?)(?=\.|\n| give)", reply):
             made[told_of.group(1)] = experiment
-    assert made.keys() == ATTEMPTS.keys()
+    assert made.keys() == ATTEMPTS.keys(), [
+        (e.id, e.reason[:60], [c.reply[:40] for c in ledger.calls(campaign, experiment=e.id)])
+        for e in ledger.experiments(campaign)[1:]
+    ]
     for name, attempt in ATTEMPTS.items():
         assert made[name].verdict in attempt.verdicts, f"{name}: {made[name].reason}"
         assert attempt.reason in made[name].reason
