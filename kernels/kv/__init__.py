@@ -21,7 +21,13 @@ from nightlab.kernels.kv.eviction import (
 )
 from nightlab.kernels.kv.lookahead import Lookahead, LookaheadScorer, LookaheadShape
 from nightlab.kernels.kv.policies import POLICIES, Policy, Setup, policy
-from nightlab.kernels.kv.train import Example, Progress, TrainConfig, train_lookahead
+from nightlab.kernels.kv.train import (
+    Example,
+    Progress,
+    TrainConfig,
+    imitation_loss,
+    train_lookahead,
+)
 
 __all__ = [
     "POLICIES",
@@ -48,6 +54,7 @@ __all__ = [
     "budget_rows",
     "evict",
     "generate",
+    "imitation_loss",
     "policy",
     "prefill_and_evict",
     "read_prompt",

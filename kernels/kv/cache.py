@@ -1,6 +1,8 @@
 """A key/value cache whose evicted rows are really gone, and a probe that only reads it."""
 
 from collections.abc import Sequence
+from copy import copy
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -159,17 +161,17 @@ class KVCache:
         self.compacted = True
         self.release_queries()
 
-    def fork(self) -> "KVCache":
-        """A second cache that shares this one's rows, which are never written.
+    def fork(self) -> Self:
+        """A second cache of the same kind that shares this one's rows, which are never written.
 
-        Raises ValueError when there is a tail: fork before decoding.
+        A kind with state of its own copies that here. Raises ValueError when there is a tail: fork
+        before decoding.
         """
         if any(tail is not None for tail in self._tails):
             raise ValueError("a cache with decoded tokens cannot be forked")
-        other = KVCache(self.layers, watch=self.watch)
-        other.compacted = self.compacted
+        other = copy(self)
         other._seen, other._kept = list(self._seen), list(self._kept)
-        other._queries = list(self._queries)
+        other._tails, other._queries = list(self._tails), list(self._queries)
         return other
 
 

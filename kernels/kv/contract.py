@@ -96,5 +96,8 @@ class Decoder(DecodeProgram[KVCache], Protocol):
         ...
 
     def linears(self) -> Sequence[Mapping[str, nn.Linear]]:
-        """Per layer, the linear maps by role: q, k, v, o, gate, up, down (as many as exist)."""
+        """Per layer, the linear maps by role: q, k, v, o, gate, up, down (as many as exist).
+
+        One map to queries, keys and values has the role qkv; further maps have any other name.
+        """
         ...

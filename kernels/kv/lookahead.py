@@ -142,13 +142,13 @@ class Lookahead(nn.Module):
 
 
 def adapted(model: Decoder) -> list[tuple[str, nn.Linear]]:
-    """Names (layer and role) and maps that carry a LoRA."""
+    """Names (layer and role) and maps that carry a LoRA; of the last layer, those to q and k."""
     layers = model.linears()
     return [
         (f"{i}_{role}", linear)
         for i, maps in enumerate(layers)
         for role, linear in maps.items()
-        if i + 1 < len(layers) or role in ("q", "k")
+        if i + 1 < len(layers) or role in ("q", "k", "qkv")
     ]
 
 

@@ -108,6 +108,19 @@ def lookahead_loss(
     return total / len(wanted)
 
 
+def imitation_loss(
+    module: Lookahead, prompt: Prompt, response_BN: Tensor, config: TrainConfig
+) -> Tensor:
+    """The KL for a given response, for a program that trains its module beside other losses.
+
+    Gradient to the module only, even where the module is a part of the model.
+    """
+    wanted = targets(prompt, response_BN, config)
+    with frozen(prompt.model):
+        module.requires_grad_(True)
+        return lookahead_loss(module, prompt, wanted, config)
+
+
 @contextmanager
 def frozen(model: Decoder) -> Iterator[None]:
     """No parameter of the model takes a gradient within the block."""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from nightlab.vocabulary import Program
 BASELINE = task.load("recall").baseline
 VARIANTS = [o for o in operators() if o.source and o.applicable(BASELINE)]
 EVICTIONS = [o for o in VARIANTS if o.part == "eviction"]
+LEARNED = ("lookahead", "lookahead_heads")
 
 
 def module_of(program: Program) -> ModuleType:
@@ -75,6 +77,92 @@ def test_an_eviction_keeps_its_share_of_the_rows_and_still_answers(variant: Oper
         held.append(sum(cache.kept(layer).nbytes for layer in range(2)))
     full = 2 * 2 * 2 * 64 * 4
     assert (held[1] - held[0]) / 256 == pytest.approx(full / 8, rel=0.15)
+
+
+def rows_of(count: int) -> torch.Tensor:
+    drawn, _ = recall_data.rows(recall_data.shape_of(64), count, np.random.default_rng(1))
+    return torch.from_numpy(drawn.astype(np.int64))[:, :-1]
+
+
+def learned(variant: str) -> Any:
+    """A model in training whose eviction learns at every step, its low-rank maps awake."""
+    torch.manual_seed(0)
+    module = module_of(operator("eviction", variant).apply(BASELINE))
+    model = module.Model(module.Recipe())
+    model.eviction.every = 1
+    for name, p in model.eviction.named_parameters():
+        if name.endswith("B"):
+            torch.nn.init.normal_(p, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize("variant", LEARNED)
+def test_what_an_eviction_learns_moves_its_own_weights_alone(variant: str) -> None:
+    model = learned(variant)
+    model(rows_of(8))
+    model.auxiliary_loss().backward()
+    own = {id(p) for p in model.eviction.parameters()}
+    for name, p in model.named_parameters():
+        if id(p) in own:
+            assert p.grad is not None, name
+            assert bool((p.grad != 0).any()), name
+        else:
+            assert p.grad is None, name
+            assert p.requires_grad, name
+
+
+def test_a_step_with_a_lookahead_changes_the_rest_as_a_step_without() -> None:
+    """The one thing they share is the limit on the gradient's norm, which its loss hardly fills."""
+    models = [learned("lookahead"), learned("lookahead")]
+    models[1].eviction.every = 2
+    for model in models:
+        loss = model(rows_of(8)).logsumexp(-1).square().mean()
+        (loss + model.auxiliary_loss()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for (name, one), other in zip(
+        models[0].named_parameters(), models[1].parameters(), strict=True
+    ):
+        if not name.startswith("eviction"):
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_a_lookahead_comes_nearer_to_what_questions_attend_to() -> None:
+    model = learned("lookahead")
+    model.eviction.weight = 1.0
+    optimizer = torch.optim.AdamW(model.eviction.parameters(), lr=3e-3, weight_decay=0.0)
+    losses = []
+    for _ in range(40):
+        model(rows_of(16))
+        loss = model.auxiliary_loss()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_lookahead_does_not_learn_in_a_program_that_cannot_decode() -> None:
+    module = module_of(
+        operator("eviction", "lookahead").apply(
+            operator("attention", "sparse_shared").apply(BASELINE)
+        )
+    )
+    model = module.Model(module.Recipe())
+    model.eviction.every = 1
+    model(rows_of(2))
+    assert model.auxiliary_loss() == 0.0
+
+
+def test_a_draft_sees_the_key_before_it_and_leaves_the_cache_as_it_was() -> None:
+    """A fork carries the last key, which the next one is mixed with, and keeps its own."""
+    module = module_of(BASELINE)
+    model = module.Model(module.Recipe()).eval()
+    rows_BT = tokens(2, 30)
+    with torch.no_grad():
+        cache = model.init_cache(2)
+        model.prefill(rows_BT, cache)
+        drafted = model.step(rows_BT[:, 0], cache.fork())
+        assert torch.equal(model.step(rows_BT[:, 0], cache), drafted)
 
 
 @pytest.mark.parametrize(

@@ -206,14 +206,24 @@ class Cache(kv.KVCache):
         self._last[layer] = k_BTD[:, -1:].clone()
         return torch.zeros_like(k_BTD[:, :1]) if before is None else before
 
+    def fork(self) -> "Cache":
+        """A second cache that shares this one's rows."""
+        other = super().fork()
+        other._last = dict(self._last)
+        return other
+
 
 class Eviction:
     """What stays of a context once it has been read, before any question: all of it."""
 
     approximate = False
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, model: Any) -> None:
         pass
+
+    def learn(self, model: Any, tokens_BT: Tensor) -> Tensor | float:
+        """A loss in nats for weights of its own, from rows with their questions."""
+        return 0.0
 
     def watch(self, tokens: int) -> int:
         """How many of a context's last queries it wants to see."""
@@ -234,16 +244,22 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(Block(recipe, layer) for layer in range(recipe.depth))
         self.norm = Norm(recipe.width)
         self.head = Head(recipe, self.embedding)
-        self.eviction = Eviction(recipe)
+        self.eviction = Eviction(recipe, self)
         self.approximate = self.eviction.approximate
         initialise(self, recipe)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         x_BTD = self.position.embed(self.embedding(tokens_BT))
         shared = {"tokens": tokens_BT}
+        if self.training:
+            self.seen_BT = tokens_BT
         for block in self.blocks:
             x_BTD = block(x_BTD, self.position, shared)
         return self.head(self.norm(x_BTD))
+
+    def auxiliary_loss(self) -> Tensor | float:
+        """What the eviction learns from the last rows; no other weight gets a gradient of it."""
+        return self.eviction.learn(self, self.seen_BT)
 
     @property
     def decodes(self) -> bool:
@@ -299,8 +315,16 @@ class Model(nn.Module):
         )
 
     def linears(self) -> Sequence[Mapping[str, nn.Linear]]:
-        """Per layer, the map out of attention."""
-        return [{"o": m.out} for m in self.modules() if isinstance(m, Attention)]
+        """Per layer, its linear maps by role: those of attention, then others by their names."""
+        roles = {"attention.qkv": "qkv", "attention.out": "o"}
+        return [
+            {
+                roles.get(name, name.replace(".", "_")): part
+                for name, part in block.named_modules()
+                if isinstance(part, nn.Linear)
+            }
+            for block in self.blocks
+        ]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
