@@ -10,6 +10,7 @@ is imported when the first model is wrapped.
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache as once
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -88,7 +89,17 @@ def _cache_class() -> "type[Cache]":
         def batch_size(self) -> int:
             return -1
 
+        @property
+        def is_linear(self) -> list[bool]:
+            """No layer is recurrent: ``generate`` then feeds only what the cache has not seen."""
+            return [False]
+
     return Carrier
+
+
+def _keyword(body: nn.Module) -> str:
+    """What a model calls its cache: another name since transformers 5.24."""
+    return "cache" if "cache" in signature(body.forward).parameters else "past_key_values"
 
 
 def carried(cache: Attending) -> "Cache":
@@ -151,9 +162,8 @@ class HuggingFaceDecoder(nn.Module):
         """All layers and the final norm, which these models do not separate."""
         start = cache.position
         at = torch.arange(start, start + x_BND.shape[1], device=x_BND.device)[None]
-        out = self._body(
-            inputs_embeds=x_BND, past_key_values=carried(cache), position_ids=at, use_cache=True
-        )
+        held = {_keyword(self._body): carried(cache)}
+        out = self._body(inputs_embeds=x_BND, position_ids=at, use_cache=True, **held)
         return cast("Tensor", out.last_hidden_state)
 
     def logits(self, x_BND: Tensor) -> Tensor:
