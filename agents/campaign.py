@@ -100,6 +100,8 @@ class Supervisor:
         except NightlabError as fault:
             lab.ledger.finish_campaign(lab.lease, CampaignStatus.FAILED, str(fault)[:500])
             raise
+        finally:
+            lab.bench.drain()
         lab.ledger.finish_campaign(lab.lease, status, reason)
         return status
 

@@ -16,6 +16,7 @@ from nightlab.evals.scorer import Scorer, make, parameters
 from nightlab.evals.task import Source, Splits, Task
 from nightlab.sandbox.guest.wire import Array, Message
 from nightlab.sandbox.protocol import Cell, Hear, Room, Sandbox, ignore
+from nightlab.sandbox.warm import WarmSandbox
 from nightlab.vocabulary import (
     Ending,
     Integrity,
@@ -72,6 +73,11 @@ class Bench:
     def open(self) -> Cell:
         """A warm training cell. Raises SandboxError."""
         return self.sandbox.open(self.training_room)
+
+    def drain(self) -> None:
+        """End the cells that wait to be asked for; the sandbox itself stays open."""
+        if isinstance(self.sandbox, WarmSandbox):
+            self.sandbox.drain()
 
     def smoke(self, cell: Cell, program: Program) -> str | None:
         """Build, one step and a causality check on tiny shapes; why it failed, or None.

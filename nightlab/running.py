@@ -142,6 +142,7 @@ def begun(
     )
     with _lab(sandbox) as (ledger, settings, cells):
         supervisor = begin(order, ledger, cells, settings.folder)
+        supervisor.lab.bench.drain()
         ledger.release_lease(supervisor.lab.lease)
         return supervisor.lab.campaign.id
 

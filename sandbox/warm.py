@@ -43,15 +43,18 @@ class WarmSandbox:
         cell.startup_seconds = time.monotonic() - started
         return cell
 
-    def close(self) -> None:
+    def drain(self) -> None:
+        """End the cells that wait and keep no more ready; the tier itself stays open."""
         with self._change:
             self._closing = True
             self._change.notify_all()
         for thread in self._threads:
             thread.join()
-        for _, cell in self._ready:
-            cell.close()
-        self._ready = []
+        while self._ready:
+            self._ready.pop()[1].close()
+
+    def close(self) -> None:
+        self.drain()
         self._inner.close()
 
     def _take(self, room: Room) -> Cell | None:

@@ -128,6 +128,20 @@ def test_a_warm_pool_gives_ready_cells_and_leaves_nothing() -> None:
     assert left == []
 
 
+def test_a_drained_pool_has_nothing_waiting_and_still_opens_what_is_asked_for() -> None:
+    room = Room(memory_bytes=1 << 30)
+    pool = WarmSandbox(ProcessSandbox(), [room, room])
+    pool.open(room).close()
+    pool.drain()
+    assert not [one for one in threading.enumerate() if one.name.startswith("nightlab-warm")]
+    server = psutil.Process().children()
+    assert not [cell for one in server for cell in one.children()]
+    cell = pool.open(room)
+    assert cell.alive()
+    cell.close()
+    pool.close()
+
+
 class FailingSandbox:
     tier = Tier.PROCESS
 
