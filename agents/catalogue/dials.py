@@ -23,7 +23,7 @@ LADDERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "rotary_base": ("100.0", "1000.0", "10000.0"),
         "window": ("8", "16", "32", "64"),
         "experts": ("2", "4", "8"),
-        "keep": ("0.0625", "0.125", "0.25", "0.5", "0.75"),
+        "keep": ("0.03125", "0.0625", "0.125", "0.25", "0.5", "0.75"),
     }
 )
 """In increasing order. The last rows are dials that some variants add to the recipe."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from nightlab.agents.catalogue import Operator, current, operator, operators
 from nightlab.evals import recall_data, task
@@ -151,6 +152,42 @@ def test_a_lookahead_does_not_learn_in_a_program_that_cannot_decode() -> None:
     model.eviction.every = 1
     model(rows_of(2))
     assert model.auxiliary_loss() == 0.0
+
+
+def trained(program: Program, folder: Path, seconds: float) -> dict[str, torch.Tensor]:
+    torch.set_num_threads(1)
+    rows, answers = recall_data.rows(recall_data.shape_of(64), 20_000, np.random.default_rng(0))
+    rows.tofile(folder / "64.bin")
+    answers.tofile(folder / "64.mask")
+    sources = [Source(folder / "64.bin", folder / "64.mask", 64)]
+    job = TrainJob(seed=0, budget_seconds=seconds, sources=sources, out=folder, max_context=8448)
+    train(module_of(program), job, list[object]().append)
+    return load_file(folder / "weights.safetensors")
+
+
+def recalled(program: Program, weights: dict[str, torch.Tensor]) -> float:
+    """Share of answers in 32 rows of context 512, on the decode path."""
+    shape = recall_data.Shape(512, 8)
+    rows, answers = recall_data.rows(shape, 32, np.random.default_rng(1))
+    rows_BT = torch.from_numpy(rows.astype(np.int64))
+    module = module_of(operator("keep", "0.0625").apply(program))
+    model = module.Model(module.Recipe()).eval()
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    cache = model.init_cache(32)
+    with torch.no_grad():
+        model.prefill(rows_BT[:, :512], cache)
+        said = [model.step(rows_BT[:, at], cache) for at in range(512, rows_BT.shape[1] - 1)]
+    right = torch.stack(said, 1).argmax(-1) == rows_BT[:, 513:]
+    return float(right[torch.from_numpy(answers[:, 513:] == 1)].float().mean())
+
+
+@pytest.mark.slow
+def test_after_a_trial_a_lookahead_keeps_what_a_suffix_window_loses(tmp_path: Path) -> None:
+    """One training, two evictions of a sixteenth: all else is the same."""
+    lookahead = operator("eviction", "lookahead").apply(BASELINE)
+    weights = trained(lookahead, tmp_path, 15.0)
+    suffix = operator("eviction", "suffix").apply(BASELINE)
+    assert recalled(lookahead, weights) > recalled(suffix, weights) + 0.1
 
 
 def test_a_draft_sees_the_key_before_it_and_leaves_the_cache_as_it_was() -> None:

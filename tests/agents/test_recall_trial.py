@@ -66,8 +66,8 @@ def tried(bench: Bench, program: Program) -> Measurement:
     return measured
 
 
-def evicting(bench: Bench, keep: str) -> Program:
-    program = operator("eviction", "suffix").apply(bench.task.baseline)
+def evicting(bench: Bench, keep: str, variant: str = "suffix") -> Program:
+    program = operator("eviction", variant).apply(bench.task.baseline)
     return program if keep == "0.25" else operator("keep", keep).apply(program)
 
 
@@ -80,6 +80,13 @@ def test_memory_seen_from_outside_falls_with_the_share_that_is_kept(bench: Bench
     half = tried(bench, evicting(bench, "0.5")).metrics
     # A packed row also stores its place.
     assert half["kv_bytes_per_token"] == pytest.approx(FULL / 2, rel=0.2)
+
+
+@pytest.mark.slow
+def test_a_program_that_learns_what_to_evict_frees_as_much(bench: Bench) -> None:
+    half = tried(bench, evicting(bench, "0.5", "lookahead")).metrics
+    assert half["kv_bytes_per_token"] == pytest.approx(FULL / 2, rel=0.2)
+    assert half["params"] < 1.2 * tried(bench, bench.task.baseline).metrics["params"]
 
 
 @pytest.mark.slow
