@@ -147,7 +147,10 @@ def _find(scale: Scale, folder: Path, say: Callable[[str], None]) -> Found:
     say("memory measured")
     answers = measure(scale, folder, say)
     model, module = subjects(scale, scale.seeds[0], folder, say)
-    costs = {tokens: timings(model, module, scale.setup, tokens) for tokens in COST_TOKENS}
+    costs = {
+        tokens: timings(model, module, scale.setup, tokens, repeats=scale.repeats)
+        for tokens in COST_TOKENS
+    }
     say("costs measured")
     tokens = torch.randint(0, 64, (2, scale.length), generator=torch.Generator().manual_seed(0))
     plain, looked = read_prompt(model, tokens), read_prompt(model, tokens)

@@ -71,6 +71,8 @@ class Scale:
     )
     lr: float = 3e-3
     budgets: tuple[float, ...] = (0.0625, 0.125, 0.25, 0.5)
+    repeats: int = 40
+    """Of each timing."""
     setup: Setup = field(
         default_factory=lambda: Setup(window=4, pool=1, sinks=1, draft_steps=8, draft_window=4)
     )

@@ -155,6 +155,7 @@ def test_the_benchmark_runs_end_to_end_at_a_small_scale(tmp_path: Path) -> None:
         model_steps=3,
         module_steps=2,
         module=LookaheadShape(tokens=4, rank=2),
+        repeats=2,
     )
     report = run(scale, folder=tmp_path)
     quality = [r for r in report["rows"] if r["table"] == "quality"]
