@@ -108,9 +108,13 @@ class Recall:
         return measured(work)
 
     def sample(self, split: Path, rows: int, context: int, rng: np.random.Generator) -> Tokens:
-        """Beginnings of scored rows."""
-        first = read(split)[0].tokens
-        chosen: Tokens = first[rng.integers(0, len(first), rows), : min(context, first.shape[1])]
+        """Rows such as a program of this context trains on, which only this machine can know."""
+        lengths = sorted(self.task.data["train_rows"])
+        length = [lengths[0], *(each for each in lengths if each <= context)][-1]
+        secret = hashlib.sha256(read(split)[0].tokens.tobytes()).digest()
+        own = np.random.default_rng([int.from_bytes(secret), int(rng.integers(1 << 62))])
+        tokens, _ = recall_data.rows(recall_data.shape_of(length), rows, own)
+        chosen: Tokens = tokens[:, :-1]
         return chosen
 
     def _write(self, secret: bytes, folder: Path) -> None:

@@ -169,3 +169,30 @@ def test_scored_rows_come_from_a_secret_that_stays_outside_the_train_folder(tmp_
     other = short.prepare(tmp_path / "two")
     mine, theirs = (recall.read(splits.search)[0].tokens for splits in (first, other))
     assert not np.array_equal(mine, theirs)
+
+
+def probes(split: Path, seed: int, context: int = 130) -> Rows:
+    scorer = recall.Recall(task.load("recall"))
+    rows: Rows = scorer.sample(split, 4, context, np.random.default_rng(seed)).astype(np.uint8)
+    return rows
+
+
+@pytest.mark.parametrize(("context", "row"), [(32, 64), (64, 64), (130, 128), (9000, 2048)])
+def test_spectra_are_probed_on_rows_such_as_are_trained_on(
+    split: Path, context: int, row: int
+) -> None:
+    """With questions: beginnings of long contexts are filler, and made honest reports suspect."""
+    rows = probes(split, 0, context)
+    assert rows.shape == (4, row - 1)
+    marks = (rows >= recall_data.ASK).all(axis=0)
+    assert int(marks.argmax()) == recall_data.shape_of(row).context
+
+
+def test_a_probe_cannot_be_known_from_a_seed_without_the_secret_rows(
+    split: Path, tmp_path: Path
+) -> None:
+    tokens, answers = recall_data.rows(SHAPE, 6, np.random.default_rng(9))
+    np.savez(tmp_path / "t.npz", **{"tokens 120": tokens, "answers 120": answers})  # type: ignore[arg-type]
+    assert np.array_equal(probes(split, 0), probes(split, 0))
+    assert not np.array_equal(probes(split, 0), probes(split, 1))
+    assert not np.array_equal(probes(split, 0), probes(tmp_path / "t.npz", 0))
