@@ -320,14 +320,16 @@ def look_at_holdout(
     lab: Lab, pairs: Sequence[Pair], challenger: str, incumbent: str
 ) -> Paired | None:
     """Score pairs on the hold-out, each trial once; None if one of them cannot be scored."""
+    with ThreadPoolExecutor(lab.plan.workers, thread_name_prefix="look") as pool:
+        mine = [pool.submit(_holdout_value, lab, pair.challenger, challenger) for pair in pairs]
+        theirs = [pool.submit(_holdout_value, lab, pair.incumbent, incumbent) for pair in pairs]
     gains, values = [], []
-    for pair in pairs:
-        mine = _holdout_value(lab, pair.challenger, challenger)
-        theirs = _holdout_value(lab, pair.incumbent, incumbent)
-        if mine is None or theirs is None:
+    for own, other in zip(mine, theirs, strict=True):
+        value, against = own.result(), other.result()
+        if value is None or against is None:
             return None
-        gains.append(lab.objective.direction.sign * (mine - theirs))
-        values.append(mine)
+        gains.append(lab.objective.direction.sign * (value - against))
+        values.append(value)
     return Paired.of(gains, values) if gains else None
 
 

@@ -176,23 +176,29 @@ class Lab:
         return pace * rung.cpu_seconds + median(one.beside_seconds for one in recent)
 
     def look_seconds(self) -> float:
-        """What scoring one trial on the hold-out takes by the clock: it is twice the search split,
-        and its oracles are opened for it."""
-        recent = self.ledger.paces(self.campaign.id, RECENT_TRIALS)
-        beside = [one.beside_seconds for one in recent] or [self.plan.scoring_seconds]
-        return 2 * median(beside)
+        """What scoring one trial on the hold-out takes by the clock: as the last looks did, or,
+        before there is one, twice the search split's scoring, as it has twice the data."""
+        for split, size in ((Split.HOLDOUT, 1), (Split.SEARCH, 2)):
+            seen = self.ledger.scoring_seconds(self.campaign.id, split, RECENT_TRIALS)
+            if seen:
+                return size * median(seen)
+        return 2 * self.plan.scoring_seconds
 
     def closing_seconds(self) -> float:
         """Wall seconds to keep back for the closing comparison and its look at the hold-out."""
-        rounds = math.ceil(self.plan.noise_trials / self.plan.workers)
-        return rounds * (self.trial_seconds(self.plan.confirm) + 2 * self.look_seconds())
+        looks = 2 * self.plan.noise_trials
+        return self._rounds(self.plan.noise_trials, looks)
+
+    def _rounds(self, trials: int, looks: int) -> float:
+        """Wall seconds of so many trials on the confirming rung and looks, side by side."""
+        workers = self.plan.workers
+        training = math.ceil(trials / workers) * self.trial_seconds(self.plan.confirm)
+        return training + math.ceil(looks / workers) * self.look_seconds()
 
     def may_confirm(self) -> bool:
         """Whether a confirmation and the closing comparison still fit the budget."""
         enough = self.trials_left() >= 6 + self.plan.noise_trials
-        rounds = math.ceil(6 / self.plan.workers)
-        needed = rounds * (self.trial_seconds(self.plan.confirm) + self.look_seconds())
-        return enough and self.seconds_left() > needed + self.closing_seconds()
+        return enough and self.seconds_left() > self._rounds(6, 6) + self.closing_seconds()
 
     def trial(
         self,

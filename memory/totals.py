@@ -218,6 +218,21 @@ class Totals(Chapter):
         with self.database.reading("reading the overheads") as session:
             return [float(seconds) for (seconds,) in session.execute(wanted)]
 
+    def scoring_seconds(self, campaign: str, split: Split, last: int) -> list[float]:
+        """What the newest measurements on a split took by the clock, for forecasts."""
+        wanted = (
+            sa.select(col(MeasurementRow.scoring_seconds))
+            .join(TrialRow, col(TrialRow.id) == col(MeasurementRow.trial_id))
+            .where(
+                col(TrialRow.campaign_id) == campaign,
+                col(MeasurementRow.split) == split.value,
+            )
+            .order_by(col(MeasurementRow.created).desc())
+            .limit(last)
+        )
+        with self.database.reading("reading how long scoring takes") as session:
+            return [float(seconds) for (seconds,) in session.execute(wanted)]
+
     def holdout_looks(self, campaign: str) -> int:
         """How many trials were scored on the hold-out split."""
         wanted = (

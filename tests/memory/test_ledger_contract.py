@@ -30,6 +30,7 @@ from nightlab.vocabulary import (
     Program,
     Purpose,
     Run,
+    Split,
     Tier,
     Verdict,
 )
@@ -378,11 +379,12 @@ def test_the_first_look_at_the_holdout_stands_and_is_counted(ledger: Ledger) -> 
     trial = start(ledger, lease, experiment, Purpose.CONFIRM)
     ledger.finish_trial(trial, FINE, SCORE, total_seconds=7.0)
     assert ledger.holdout_looks("c1") == 0
-    look = Measurement(metrics={"val_bpb": 3.6})
+    look = Measurement(metrics={"val_bpb": 3.6}, scoring_seconds=2.5)
     assert ledger.record_holdout(trial.id, look) == look
     assert ledger.record_holdout(trial.id, Measurement(metrics={"val_bpb": 1.0})) == look
     assert ledger.trial(trial.id).holdout == look
     assert ledger.holdout_looks("c1") == 1
+    assert ledger.scoring_seconds("c1", Split.HOLDOUT, 6) == [2.5]
 
 
 def test_a_metric_that_is_not_finite_comes_back_as_nan(ledger: Ledger) -> None:
