@@ -5,6 +5,7 @@ answer. A *gain* is a paired difference in the objective's direction: positive i
 """
 
 import math
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -349,8 +350,12 @@ def _holdout_value(lab: Lab, trial: Trial, experiment: str) -> float | None:
         paths = {name: lab.ledger.artifacts.path(a.sha256) for name, a in kept.items() if a}
         if len(paths) < len(kept):
             return None
+        program, split = lab.program_of(experiment), Split.HOLDOUT
+        foreign = lab.foreign_author(experiment) is not None
         with lab.slot():
-            scored = lab.bench.score(lab.program_of(experiment), paths, Split.HOLDOUT, trial.seed)
+            started = time.monotonic()
+            scored = lab.bench.score(program, paths, split, trial.seed, fresh_checker=foreign)
+            lab.looks.append(time.monotonic() - started)
         measured = lab.ledger.record_holdout(trial.id, scored)
     return measured.metrics.get(lab.objective.metric)
 

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,6 +70,8 @@ class Lab:
     unsafe: bool = False
     cells: dict[str, Cell] = field(default_factory=dict)
     """Cells that passed vetting and wait for their experiment's first trial."""
+    looks: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_TRIALS))
+    """Wall seconds of the newest looks at the hold-out."""
     _slots: threading.Semaphore = field(init=False)
     _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
     _guard: threading.Lock = field(default_factory=threading.Lock)
@@ -177,12 +179,15 @@ class Lab:
 
     def look_seconds(self) -> float:
         """What scoring one trial on the hold-out takes by the clock: as the last looks did, or,
-        before there is one, twice the search split's scoring, as it has twice the data."""
-        for split, size in ((Split.HOLDOUT, 1), (Split.SEARCH, 2)):
-            seen = self.ledger.scoring_seconds(self.campaign.id, split, RECENT_TRIALS)
-            if seen:
-                return size * median(seen)
-        return 2 * self.plan.scoring_seconds
+        before there is one, all that a trial takes beside its training and its scoring again, as
+        the hold-out is twice the search split."""
+        if self.looks:
+            return median(self.looks)
+        paces = self.ledger.paces(self.campaign.id, RECENT_TRIALS)
+        scoring = self.ledger.scoring_seconds(self.campaign.id, Split.SEARCH, RECENT_TRIALS)
+        if not paces or not scoring:
+            return 2 * self.plan.scoring_seconds
+        return median(one.beside_seconds for one in paces) + median(scoring)
 
     def closing_seconds(self) -> float:
         """Wall seconds to keep back for the closing comparison and its look at the hold-out."""
