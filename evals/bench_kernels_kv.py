@@ -281,7 +281,7 @@ def plot(report: Report, path: Path) -> None:
                 value,
                 yerr=error,
                 label=name,
-                color=colours[i % 20],
+                color="black" if name == "oracle" else colours[i % 20],
                 marker="o" if ours else ".",
                 linewidth=2.2 if ours else 1.0,
                 capsize=2,
@@ -293,7 +293,8 @@ def plot(report: Report, path: Path) -> None:
         axis.set_xticks([6.25, 12.5, 25, 50, 100], ["6.25", "12.5", "25", "50", "100"])
         axis.minorticks_off()
     _cost_panel(axes.flat[5], report)
-    axes.flat[0].legend(fontsize=7, ncols=2)
+    handles = axes.flat[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=7)
     figure.suptitle(f"KV-cache eviction: {report['machine']}, {report['date']}")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
@@ -308,3 +309,5 @@ def _cost_panel(axis: object, report: Report) -> None:
     at.sort(key=lambda r: r["stored"])
     axis.barh([r["policy"] for r in at], [100 * r["stored"] for r in at])
     axis.set(title=f"eviction time at {longest} tokens", xlabel="% of prefill time", xscale="log")
+    axis.set_xticks([1, 3, 10, 30, 100, 300], ["1", "3", "10", "30", "100", "300"])
+    axis.minorticks_off()
