@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 from nightlab.agents import judge
 from nightlab.agents.lab import Lab
-from nightlab.evals.rungs import MIN_PROGRAMS, RungLink, margins
+from nightlab.evals.rungs import MIN_PROGRAMS, RungLink, even_share, margins
 from nightlab.evals.statistics import ScreenRule
 from nightlab.memory.records import Experiment
+from nightlab.vocabulary import Purpose
 
 
 @dataclass
@@ -28,8 +29,15 @@ class Rungs:
             return RungLink.measure([low for low, _ in seen], [high for _, high in seen])
 
     def rule(self) -> ScreenRule:
-        """The margins to screen with at present."""
-        return margins(self.link(), judge.SCREEN_RULE)
+        """The margins to screen with at present.
+
+        They are widened only while confirmations have taken no more time than screening has:
+        beyond its even share a rung takes what is clearly better, and nothing on the off chance.
+        """
+        link = self.link()
+        if link is not None and not even_share(*self._seconds()):
+            return judge.SCREEN_RULE
+        return margins(link, judge.SCREEN_RULE)
 
     def learn(self, experiment: str) -> None:
         """Take in a concluded experiment, and say in the log what that changed."""
@@ -51,10 +59,20 @@ class Rungs:
         if link is None:
             return f"one rung: margins {cut} sigmas"
         said = f"{link.programs} programs ran on {low} and {high}"
+        if not even_share(*self._seconds()):
+            return f"{said}; {high} has had more time than {low}: margins {cut} sigmas"
         if link.programs < MIN_PROGRAMS:
             return f"{said}, {MIN_PROGRAMS} are needed to compare their ranks: margins {cut} sigmas"
         ranks = f"rank correlation {link.correlation:.2f} [{link.low:.2f}, {link.high:.2f}]"
         return f"{said}, {ranks}: margins {cut} sigmas"
+
+    def _seconds(self) -> tuple[float, float]:
+        """Time that screening and confirmations have taken so far."""
+        spent = dict.fromkeys((Purpose.SCREEN, Purpose.CONFIRM), 0.0)
+        for trial in self.lab.ledger.trials(campaign=self.lab.campaign.id):
+            if trial.purpose in spent:
+                spent[trial.purpose] += trial.total_seconds or 0.0
+        return spent[Purpose.SCREEN], spent[Purpose.CONFIRM]
 
     def _all(self) -> dict[str, tuple[float, float]]:
         """What the ledger knows, read once; the caller holds the lock."""

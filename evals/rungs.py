@@ -87,6 +87,16 @@ def margins(link: RungLink | None, rule: ScreenRule) -> ScreenRule:
     return replace(rule, margins=tuple(factor * margin for margin in rule.margins))
 
 
+def even_share(lower: float, higher: float, price: float = 0.0) -> bool:
+    """Whether a rung that takes one more program of ``price`` has had no more than the one below.
+
+    ``lower`` and ``higher`` are what was spent on each, in one unit of cost. Successive halving
+    gives every rung the same budget (Jamieson and Talwalkar, arXiv 1502.07943, section 3); without
+    a barrier that is ASHA with eta the ratio of the rungs' costs.
+    """
+    return higher + price <= lower + 1e-9
+
+
 def promoted_share(correlation: float, eta: float = 3.0, miss: float = 0.1) -> float:
     """Share of a rung to promote so that at most ``miss`` of the next rung's best 1/eta is lost.
 

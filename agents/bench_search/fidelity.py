@@ -1,182 +1,123 @@
-"""Two fidelities: many cheap looks, and full looks for what they promise.
+"""Two fidelities: any arm searches by cheap looks, and full looks go to what they promise.
 
 A cheap look ranks the whole space and not its top, so it rejects and never crowns: only full
-looks are handed over. Baselines promote a fixed share; the policy's campaign promotes what a
-calibration on the programs seen both ways says could still beat the best full look.
+looks are handed over. By default both rungs get an even share of the budget, the rule that real
+campaigns widen their margins by (``evals/rungs.py``).
 """
 
-from collections import deque
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nightlab.agents.bench_search.arms import Arm, mutated, random_cell, regularized_evolution
+from nightlab.agents.bench_search.arms import BASELINES, Arm
 from nightlab.agents.bench_search.campaign import Campaign
 from nightlab.agents.bench_search.objective import Cell, Objective
 from nightlab.agents.policy.actor_critic import ActorCritic
-from nightlab.agents.policy.interface import Archive, Attempt, Context, Outcome, Policy
+from nightlab.agents.policy.bandit import PuctThompson
+from nightlab.agents.policy.greedy import SurrogateGreedy
+from nightlab.agents.policy.interface import Policy
 from nightlab.agents.policy.network import Weights
+from nightlab.errors import UsageError
+from nightlab.evals.rungs import even_share
 
-Floats = NDArray[np.float64]
+STARTS = 16
+"""Random programs that a policy's campaign on the cheap rung starts from, and starts again from."""
+PATIENCE = 48
+"""Looks without a new best after which it starts again: cheap looks are many, and a search that
+is stuck spends the rest of them around one program. Fixed on NAS-Bench-201 CIFAR-10."""
+QUARTER = 0.25
 
-ETA = 4
-"""Baselines promote the best 1/ETA of the cheap looks."""
-LEAST_PAIRS = 6
-"""Programs seen both ways before the calibration is used; until then 1/ETA is promoted."""
 
+class Screened(Objective):
+    """An objective's cheap looks; whenever full looks are due they are taken, best first."""
 
-class Promotion:
-    """ASHA's rule without a barrier: promote the best unpromoted of the top 1/ETA."""
-
-    def __init__(self) -> None:
+    def __init__(self, full: Objective, share: float | None = None) -> None:
+        """``share``: part of the cheap looks to promote; None spends as much on both rungs."""
+        super().__init__(full.table, full.budget, np.random.default_rng(0))
+        self.inner = full
+        self.share = share
+        self.looks = 0
         self.low: dict[Cell, float] = {}
         self.full: dict[Cell, float] = {}
 
-    def next(self) -> Cell | None:
-        """The program to promote now, if any."""
-        best = sorted(self.low, key=lambda cell: -self.low[cell])[: len(self.low) // ETA]
-        return next((cell for cell in best if cell not in self.full), None)
+    @property
+    def left(self) -> float:
+        return self.inner.left
+
+    def look(self, cell: Cell, low: bool = True) -> float:
+        """Cheap score of a program, after which what is due is promoted."""
+        score = self.low[cell] = self.inner.look(cell, low=low)
+        self.looks += 1
+        while (chosen := self._due()) is not None:
+            self.full[chosen] = self.inner.look(chosen)
+        return score
+
+    def _due(self) -> Cell | None:
+        if self.share is None:
+            spent = self.looks * self.inner.table.low_cost
+            if not even_share(spent, len(self.full), price=1.0):
+                return None
+        waiting = [cell for cell in self.low if cell not in self.full]
+        best = max(waiting, key=self.low.__getitem__, default=None)
+        if best is None or self.share is None:
+            return best
+        # ASHA's rule without a barrier: whoever is unpromoted in the top share
+        above = sum(score > self.low[best] for score in self.low.values())
+        return best if above < int(len(self.low) * self.share) else None
 
 
-def asha_random(objective: Objective, rng: np.random.Generator) -> None:
-    """ASHA over random programs."""
-    promotion = Promotion()
+def two_rungs(arm: Arm, share: float | None = None) -> Arm:
+    """The same arm, searching by cheap looks."""
+
+    def run(objective: Objective, rng: np.random.Generator) -> None:
+        arm(Screened(objective, share), rng)
+
+    return run
+
+
+def restarted(policy: Policy, objective: Objective, rng: np.random.Generator) -> None:
+    """Campaigns of a policy, each until nothing better came for :data:`PATIENCE` looks."""
     while True:
-        cell = promotion.next()
-        if cell is not None:
-            promotion.full[cell] = objective.look(cell)
-        else:
-            cell = random_cell(objective.shape, rng)
-            promotion.low[cell] = objective.look(cell, low=True)
-
-
-def evolution_fixed_share(objective: Objective, rng: np.random.Generator) -> None:
-    """Regularized evolution on cheap looks; the top 1/ETA is promoted."""
-    promotion = Promotion()
-    alive: deque[tuple[float, Cell]] = deque(maxlen=20)
-    while True:
-        chosen = promotion.next()
-        if chosen is not None:
-            promotion.full[chosen] = objective.look(chosen)
-            continue
-        if len(alive) < 20:
-            cell = random_cell(objective.shape, rng)
-        else:
-            drawn = [alive[int(i)] for i in rng.integers(20, size=5)]
-            cell = mutated(max(drawn)[1], objective.shape, rng)
-        score = objective.look(cell, low=True)
-        promotion.low[cell] = score
-        alive.append((score, cell))
-
-
-class TwoFidelity:
-    """A policy's campaign whose attempts are screened by cheap looks."""
-
-    def __init__(self, policy: Policy, objective: Objective, rng: np.random.Generator) -> None:
-        self.policy = policy
-        self.objective = objective
-        self.rng = rng
-        self.campaign = Campaign("bench", objective, rng, starts=0)
-        self.cells: list[Cell] = []
-        self.parents: list[int] = []
-        self.edits: list[tuple[str, str, str]] = []
-        self.low: list[float] = []
-        self.full: dict[int, float] = {}
-        self.stale = True
-        self.scale: tuple[Floats, float] = (np.zeros(0), 0.0)
-
-    def run(self, starts: int) -> None:
-        """Until the objective's ``SpentError``."""
-        for _ in range(starts):
-            self._screen(random_cell(self.objective.shape, self.rng), -1, ("", "", "1"))
-        while True:
-            self._step()
-
-    def _step(self) -> None:
-        archive = self._archive()
-        context = Context(
-            campaign="bench",
-            id=f"bench:{len(archive)}",
-            archive=archive,
-            budget_left=self.objective.left,
-        )
-        decision = self.policy.choose(context, self.rng)
-        how = (decision.part, decision.variant, decision.boldness)
-        self._screen(self.campaign.cell(decision), archive.row[decision.parent], how)
-
-    def _screen(self, cell: Cell, parent: int, how: tuple[str, str, str]) -> None:
-        self.low.append(self.objective.look(cell, low=True))
-        self.cells.append(cell)
-        self.parents.append(parent)
-        self.edits.append(how)
-        estimate, deviation = self._calibrated()
-        place = len(self.low) - 1
-        if len(self.full) < LEAST_PAIRS:
-            order = np.argsort(-np.array(self.low))[: max(1, len(self.low) // ETA)]
-            promote = [int(i) for i in order if int(i) not in self.full][:1]
-        else:
-            hopeful = estimate[place] + deviation > max(self.full.values())
-            promote = [place] if hopeful else []
-        for chosen in promote:
-            self.full[chosen] = self.objective.look(self.cells[chosen])
-            self.stale = True
-
-    def _calibrated(self) -> tuple[Floats, float]:
-        """Full scores foretold from cheap ones (least squares on the best pairs), and the
-        deviation of what is left."""
-        low = np.array(self.low)
-        if len(self.full) < LEAST_PAIRS:
-            return low, 0.0
-        pairs = sorted(self.full, key=lambda place: -self.full[place])[:40]
-        x, y = low[pairs], np.array([self.full[place] for place in pairs])
-        slope = float(np.cov(x, y)[0, 1] / max(x.var(ddof=1), 1e-12))
-        estimate = y.mean() + max(slope, 0.0) * (low - x.mean())
-        return estimate, float(np.std(y - estimate[pairs]))
-
-    def _archive(self) -> Archive:
-        """Attempts ranked on one scale: full scores, and lower bounds of foretold ones.
-
-        Built anew after a promotion, because that moves the scale; else the new ones are added.
-        """
-        if self.stale:
-            self.scale = self._calibrated()
-            self.campaign.archive = Archive(self.campaign.menu)
-            self.stale = False
-        archive = self.campaign.archive
-        estimate, deviation = self.scale
-        if len(estimate) < len(self.low):
-            estimate = self._calibrated()[0]
-        for place in range(len(archive), len(self.cells)):
-            archive.record(self._attempt(place, float(estimate[place]) - 0.5 * deviation))
-        return archive
-
-    def _attempt(self, place: int, foretold: float) -> Attempt:
-        parent = self.parents[place]
-        part, variant, boldness = self.edits[place]
-        cell = self.cells[place]
-        return Attempt(
-            id=f"a{place}",
-            program=str(cell),
-            parent=None if parent < 0 else f"a{parent}",
-            genes=self.campaign.genes(cell),
-            author="seed" if parent < 0 else "catalogue",
-            part=part,
-            variant=variant,
-            boldness=boldness,
-            outcome=Outcome.VALID,
-            reward=self.full.get(place, foretold),
-        )
+        campaign = Campaign("bench", objective, rng, starts=STARTS)
+        best, since = campaign.archive.rewards(range(STARTS)).max(), 0
+        while since < PATIENCE:
+            try:
+                reward = campaign.step(policy).reward
+            except UsageError:  # everything one edit away has been tried
+                break
+            since = since + 1 if reward is None or reward <= best else 0
+            best = max(best, reward or best)
 
 
 def warm_two_fidelity(weights: Weights, objective: Objective, rng: np.random.Generator) -> None:
-    """The warm policy on cheap looks with calibrated promotion."""
-    TwoFidelity(ActorCritic(weights, version="warm"), objective, rng).run(starts=16)
+    """The warm policy on cheap looks."""
+    restarted(ActorCritic(weights, version="warm"), Screened(objective), rng)
 
+
+def _cold(objective: Objective, rng: np.random.Generator) -> None:
+    restarted(ActorCritic(None), objective, rng)
+
+
+def _bandit(objective: Objective, rng: np.random.Generator) -> None:
+    restarted(PuctThompson(), objective, rng)
+
+
+def _greedy(objective: Objective, rng: np.random.Generator) -> None:
+    restarted(SurrogateGreedy(), objective, rng)
+
+
+_EVOLUTION = BASELINES["regularized evolution"]
 
 TWO_FIDELITY: Mapping[str, Arm] = {
-    "evolution, full looks only": regularized_evolution,
-    "asha": asha_random,
-    "evolution, fixed share": evolution_fixed_share,
+    **{
+        name: two_rungs(BASELINES[name])
+        for name in ("random", "local search", "regularized evolution", "tpe")
+    },
+    "regularized evolution, a quarter promoted": two_rungs(_EVOLUTION, QUARTER),
+    "regularized evolution, full looks only": _EVOLUTION,
+    "local search, full looks only": BASELINES["local search"],
+    "bandit": two_rungs(_bandit),
+    "surrogate greedy": two_rungs(_greedy),
+    "policy cold": two_rungs(_cold),
 }
-"""Arms of the two-fidelity mode that need no weights."""
+"""Arms of the two-fidelity mode that need no weights: on both rungs unless the name says other."""

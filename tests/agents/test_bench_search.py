@@ -14,7 +14,13 @@ from nightlab.agents.bench_search.arms import BASELINES, neighbours, random_sear
 from nightlab.agents.bench_search.campaign import Campaign
 from nightlab.agents.bench_search.claims import claims
 from nightlab.agents.bench_search.command import bench, stored_rows
-from nightlab.agents.bench_search.fidelity import TWO_FIDELITY, TwoFidelity
+from nightlab.agents.bench_search.fidelity import (
+    PATIENCE,
+    STARTS,
+    TWO_FIDELITY,
+    Screened,
+    restarted,
+)
 from nightlab.agents.bench_search.learners import POLICIES, Warm, warm_arm
 from nightlab.agents.bench_search.objective import Objective, SpentError
 from nightlab.agents.bench_search.protocol import (
@@ -167,18 +173,46 @@ def test_cheap_looks_cost_their_share_and_hand_over_nothing(name: str) -> None:
     cost, regret = campaign(table, TWO_FIDELITY[name], "two-fidelity", 12, seed=0)
     assert cost[-1] <= 12 + 1e-9
     assert set(np.round(np.diff(cost), 6)) <= {0.06, 1.0}
-    if "full" not in name:
+    if "full looks" not in name:
         assert regret[0] == pytest.approx(table.best - table.values.min())
 
 
-def test_the_policy_promotes_within_its_budget() -> None:
+@pytest.mark.parametrize("name", ["random", "policy cold"])
+def test_both_rungs_get_an_even_share_of_the_budget(name: str) -> None:
+    # the best program alone would end the campaign: hide it from the cheap look
     table = _two_fidelity_table()
-    objective = Objective(table, 12, np.random.default_rng(0))
-    run = TwoFidelity(PuctThompson(), objective, np.random.default_rng(1))
+    assert table.low is not None
+    table.low[np.unravel_index(table.values.argmax(), table.shape)] = table.low.min()
+    cost, _ = campaign(table, TWO_FIDELITY[name], "two-fidelity", 12, seed=1)
+    full = np.diff(cost, prepend=0.0) > 0.5
+    low_spent, full_spent = np.cumsum(~full) * 0.06, np.cumsum(full)
+    assert (full_spent <= low_spent + 1e-9).all()
+    assert full_spent[-1] > low_spent[-1] - 1.0 - 0.06
+
+
+def test_what_is_promoted_is_the_best_that_was_not() -> None:
+    table = _two_fidelity_table()
+    assert table.low is not None
+    screened = Screened(Objective(table, 5, np.random.default_rng(0)))
+    rng = np.random.default_rng(1)
+    seen = [tuple(int(rng.integers(n)) for n in table.shape) for _ in range(40)]
+    for cell in seen:
+        screened.look(cell)
+    # 17 cheap looks pay for one full look
+    first = max(seen[:17], key=lambda cell: table.low[cell])
+    second = max((c for c in seen[:34] if c != first), key=lambda cell: table.low[cell])
+    assert list(screened.full) == [first, second]
+
+
+def test_a_policy_that_is_stuck_starts_again_elsewhere() -> None:
+    peak = replace(TABLE, values=np.zeros(TABLE.shape), low=np.zeros(TABLE.shape), low_cost=0.06)
+    peak.values[(-1,) * len(TABLE.shape)] = 1.0
+    screened = Screened(Objective(peak, 12, np.random.default_rng(0)))
     with pytest.raises(SpentError):
-        run.run(starts=8)
-    assert len(run.full) >= 4
-    assert len(run.low) > 2 * len(run.full)
+        restarted(PuctThompson(), screened, np.random.default_rng(0))
+    first, second = list(screened.low)[:STARTS], list(screened.low)[STARTS + PATIENCE :][:STARTS]
+    apart = [sum(a != b for a, b in zip(cell, first[-1], strict=True)) for cell in second]
+    assert np.mean(apart) > 2.0
 
 
 def test_neighbours_differ_in_one_part() -> None:

@@ -77,6 +77,22 @@ def test_margins_widen_or_narrow_with_what_was_measured_and_the_log_says_so(lab:
     assert "rank correlation 1.00" in said[-1]
 
 
+def test_a_rung_that_had_more_than_its_even_share_takes_only_what_is_clearly_better(
+    lab: Lab,
+) -> None:
+    rungs = Rungs(lab)
+    experiment = confirmed_on_both(lab, 0.1, 0.1)
+    rungs.learn(experiment)
+    assert rungs.rule().margins == (0.25, 0.5)
+    confirming = lab.ledger.begin_experiment(lab.lease).id
+    scored(lab, confirming, 2.9, Purpose.CONFIRM)
+    assert rungs.rule().margins == (0.25, 0.5), "one second on each"
+    another = lab.ledger.begin_experiment(lab.lease).id
+    scored(lab, another, 2.8, Purpose.CONFIRM)
+    assert rungs.rule().margins == (0.5, 1.0)
+    assert "has had more time than" in rungs.describe()
+
+
 def test_a_resumed_campaign_knows_the_same_link(lab: Lab) -> None:
     rungs = Rungs(lab)
     for number in range(MIN_PROGRAMS):

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightlab.errors import UsageError
-from nightlab.evals.rungs import MIN_PROGRAMS, RungLink, margins, promotable, promoted_share
+from nightlab.evals.rungs import (
+    MIN_PROGRAMS,
+    RungLink,
+    even_share,
+    margins,
+    promotable,
+    promoted_share,
+)
 from nightlab.evals.statistics import ScreenRule
 
 names = st.text("abcdef", min_size=1, max_size=4)
@@ -83,6 +90,19 @@ def test_only_the_best_share_is_promoted_and_nobody_twice(
     assert promotable(gains, first, share) == ()
     left = [gain for name, gain in gains.items() if name not in first]
     assert all(gains[name] >= gain for name in first for gain in left)
+
+
+@given(st.floats(0.001, 3.0), st.floats(0.001, 3.0), st.integers(1, 200))
+def test_an_even_share_splits_the_budget_in_halves_within_one_price(
+    look: float, price: float, looks: int
+) -> None:
+    lower = higher = 0.0
+    for _ in range(looks):
+        lower += look
+        while even_share(lower, higher, price):
+            higher += price
+    assert lower - price <= higher + 1e-6
+    assert higher <= lower + 1e-6
 
 
 def test_promotion_does_not_wait_for_the_rung_to_fill() -> None:
