@@ -6,6 +6,9 @@ from pathlib import Path
 from nightlab.agents.bench_search.claims import Claim
 from nightlab.agents.bench_search.protocol import Row
 
+FLOOR = 1e-4
+"""Lowest regret drawn: the axis is logarithmic."""
+
 
 def text(rows: Sequence[Row], claims: Sequence[Claim]) -> str:
     """Regret with its interval and the hit rate per arm and budget, then the claims."""
@@ -34,28 +37,36 @@ def _cell(row: Row) -> str:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Mean regret with intervals over the budget, one panel per table, as a PNG."""
+    """Mean regret over the budget, one panel per table, one colour per arm, as a PNG.
+
+    Policies are thick and carry their 95 % intervals; the others' are in the table.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import colormaps, pyplot
 
     tables = list(dict.fromkeys(row.table for row in rows))
-    figure, axes = pyplot.subplots(1, len(tables), figsize=(6 * len(tables), 4.5), squeeze=False)
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    colour = {arm: colormaps["tab20"](place % 20) for place, arm in enumerate(arms)}
+    figure, axes = pyplot.subplots(
+        1, len(tables), figsize=(5 * len(tables) + 2.5, 4.5), squeeze=False, layout="constrained"
+    )
     for axis, table in zip(axes[0], tables, strict=True):
-        for arm in dict.fromkeys(row.arm for row in rows if row.table == table):
-            mine = sorted(
-                (row for row in rows if row.table == table and row.arm == arm),
-                key=lambda row: row.looks,
-            )
-            looks = [row.looks for row in mine]
-            mean = [max(row.regret, 1e-4) for row in mine]
-            width = "policy" in arm
-            axis.plot(looks, mean, marker="o", label=arm, linewidth=2.5 if width else 1.0)
-            low = [max(row.regret - row.interval, 1e-4) for row in mine]
-            axis.fill_between(looks, low, [row.regret + row.interval for row in mine], alpha=0.1)
-        axis.set(title=table, xlabel="looks", ylabel="regret (floor 1e-4)", yscale="log")
-    axes[0][-1].legend(fontsize=7)
-    figure.tight_layout()
+        for arm in arms:
+            mine = [row for row in rows if row.table == table and row.arm == arm]
+            mine.sort(key=lambda row: row.looks)
+            looks, mean = [r.looks for r in mine], [max(r.regret, FLOOR) for r in mine]
+            thick = "policy" in arm
+            axis.plot(looks, mean, ".-", color=colour[arm], linewidth=2.5 if thick else 1.2)
+            if thick:
+                low = [max(row.regret - row.interval, FLOOR) for row in mine]
+                high = [max(row.regret + row.interval, FLOOR) for row in mine]
+                axis.fill_between(looks, low, high, color=colour[arm], alpha=0.15, linewidth=0)
+        budget = "budget in full looks" if rows[0].mode == "two-fidelity" else "looks"
+        axis.set(title=f"{table} ({rows[0].mode})", xlabel=budget, yscale="log")
+    axes[0][0].set_ylabel(f"mean regret (drawn at {FLOOR:g} where lower)")
+    handles = [pyplot.Line2D([], [], color=colour[arm], label=arm, linewidth=2) for arm in arms]
+    figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
