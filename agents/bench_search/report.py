@@ -45,6 +45,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import colormaps, pyplot
+    from matplotlib.lines import Line2D
 
     tables = list(dict.fromkeys(row.table for row in rows))
     arms = list(dict.fromkeys(row.arm for row in rows))
@@ -66,7 +67,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         budget = "budget in full looks" if rows[0].mode == "two-fidelity" else "looks"
         axis.set(title=f"{table} ({rows[0].mode})", xlabel=budget, yscale="log")
     axes[0][0].set_ylabel(f"mean regret (drawn at {FLOOR:g} where lower)")
-    handles = [pyplot.Line2D([], [], color=colour[arm], label=arm, linewidth=2) for arm in arms]
+    handles = [Line2D([], [], color=colour[arm], label=arm, linewidth=2) for arm in arms]
     figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -199,8 +199,9 @@ def test_what_is_promoted_is_the_best_that_was_not() -> None:
     for cell in seen:
         screened.look(cell)
     # 17 cheap looks pay for one full look
-    first = max(seen[:17], key=lambda cell: table.low[cell])
-    second = max((c for c in seen[:34] if c != first), key=lambda cell: table.low[cell])
+    low = {cell: float(table.low[cell]) for cell in seen}
+    first = max(seen[:17], key=low.__getitem__)
+    second = max((cell for cell in seen[:34] if cell != first), key=low.__getitem__)
     assert list(screened.full) == [first, second]
 
 
