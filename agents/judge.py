@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from scipy import stats
 
+from nightlab.agents import borne
 from nightlab.agents.lab import Lab, Watch
 from nightlab.agents.plan import Plan
 from nightlab.evals.statistics import (
@@ -205,26 +206,46 @@ def reward(lab: Measured, trials: Sequence[Trial]) -> float | None:
 
 
 def broken_constraints(lab: Measured, trials: Sequence[Trial]) -> list[str]:
-    """The objective's constraints that the mean of these trials breaks, in words."""
-    rungs = {t.rung for t in trials}
-    base = [
-        t
-        for t in lab.ledger.trials(experiment=lab.baseline)
-        if t.purpose is Purpose.NOISE and t.rung in rungs
-    ]
+    """The objective's constraints that the mean of these trials breaks, in words; and a count of
+    its own that they do not bear out."""
+    mine, base = _beside_baseline(lab, trials)
     broken = []
     for constraint in lab.objective.constraints:
-        mine = [v for t in trials if (v := t.value(constraint.metric)) is not None]
+        values = [v for t in mine if (v := t.value(constraint.metric)) is not None]
         theirs = [v for t in base if (v := t.value(constraint.metric)) is not None]
         if not theirs:
             continue
-        if not mine:
+        if not values:
             broken.append(f"{constraint} (not measured: the program lacks what it takes)")
             continue
-        measured, baseline = float(np.mean(mine)), float(np.mean(theirs))
+        measured, baseline = float(np.mean(values)), float(np.mean(theirs))
         if not constraint.holds(measured, baseline):
-            broken.append(f"{constraint} (measured {measured:g})")
+            broken.append(f"{constraint} (measured {measured:g}, the baseline {baseline:g})")
+    if doubt := borne.unborne(lab.objective.metrics, mine, base):
+        broken.append(doubt)
     return broken
+
+
+def _beside_baseline(
+    lab: Measured, trials: Sequence[Trial]
+) -> tuple[Sequence[Trial], Sequence[Trial]]:
+    """These trials and the baseline's on the same rungs: on the same seeds wherever both were run
+    on one, because most of what differs from trial to trial is the seed's."""
+    rungs = {t.rung for t in trials}
+    noise = [t for t in lab.ledger.trials(experiment=lab.baseline) if t.purpose is Purpose.NOISE]
+    rerun = [
+        other
+        for name in {t.experiment for t in trials}
+        for other in lab.ledger.trials(experiment=name)
+        if other.arm is Arm.INCUMBENT and noise and other.program == noise[0].program
+    ]
+    base = [t for t in (*noise, *rerun) if t.rung in rungs and t.run is not None]
+    places = {(t.rung, t.seed) for t in trials} & {(t.rung, t.seed) for t in base}
+    if not places:
+        return trials, base
+    paired = ([t for t in rows if (t.rung, t.seed) in places] for rows in (trials, base))
+    mine, theirs = paired
+    return mine, theirs
 
 
 @dataclass(frozen=True, kw_only=True)

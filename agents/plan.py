@@ -1,13 +1,14 @@
 """How a campaign spends its budget: which rungs, how many seeds, what is kept back for the end."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nightlab.errors import UsageError
+from nightlab.evals import meters, scorer
 from nightlab.evals.task import Task
-from nightlab.vocabulary import Budget, Purpose, Rung
+from nightlab.vocabulary import Budget, Objective, Purpose, Rung
 
 CONFIRM_SHARE = 0.2
 """One confirmation of three pairs may take this much of the budget."""
@@ -58,22 +59,24 @@ class Plan:
         )
 
 
-def make(task: Task, budget: Budget, workers: int) -> Plan:
+def make(task: Task, budget: Budget, workers: int, metrics: Collection[str] = ()) -> Plan:
     """Screen on the cheapest rung; confirm on the largest of which a confirmation fits.
 
+    ``metrics``: what the objective names; meters of some of them take time.
     Raises:
         UsageError: the budget is too small for a noise floor and one confirmation.
     """
     screen = task.rungs[0]
+    beside = task.scoring_seconds + sum(map(meters.seconds, metrics))
     seconds = budget.seconds
     if seconds is None:
         seconds = UNLIMITED_SECONDS if budget.trials is None else _seconds_of(task, budget.trials)
     fitting = [
         r
         for r in task.rungs
-        if _plan(task, screen, r, workers).confirm_seconds <= CONFIRM_SHARE * seconds
+        if _plan(screen, r, workers, beside).confirm_seconds <= CONFIRM_SHARE * seconds
     ]
-    plan = _plan(task, screen, fitting[-1] if fitting else screen, workers)
+    plan = _plan(screen, fitting[-1] if fitting else screen, workers, beside)
     needed = plan.noise_seconds + plan.confirm_seconds + plan.closing_seconds
     if budget.seconds is not None and needed > budget.seconds:
         raise UsageError(
@@ -102,6 +105,22 @@ def describe(plan: Plan) -> str:
     return "\n".join(f"{'' if i else 'plan':12}{fact}" for i, fact in enumerate(facts))
 
 
+def caveats(task: Task, objective: Objective) -> list[str]:
+    """What a person should know of how the metrics of a goal are measured on this task."""
+    told = []
+    windowed = scorer.make(task).windowed
+    for metric in sorted(objective.metrics):
+        kind, _, length = metric.partition("@")
+        if kind in ("prefill_ms", "decode_ms") and windowed:
+            told.append(
+                f"{metric}: programs of {task.name} read windows of at most {task.max_context} "
+                f"tokens, so one more token behind {length} costs a pass over the last window"
+            )
+        if kind in meters.COUNTED:
+            told.append(f"{metric}: counted in the sandbox, believed where CPU time bears it out")
+    return told
+
+
 def document(plan: Plan) -> dict[str, object]:
     """The same as :func:`describe`, of JSON's own types."""
     return {
@@ -120,13 +139,13 @@ def least_trials(plan: Plan) -> int:
     return plan.noise_trials * len(plan.rungs) + 2 + 6 + plan.noise_trials
 
 
-def _plan(task: Task, screen: Rung, confirm: Rung, workers: int) -> Plan:
+def _plan(screen: Rung, confirm: Rung, workers: int, beside: float) -> Plan:
     return Plan(
         screen=screen,
         confirm=confirm,
         noise_trials=5 if screen == confirm else 4,
         workers=workers,
-        scoring_seconds=task.scoring_seconds,
+        scoring_seconds=beside,
     )
 
 

@@ -20,7 +20,7 @@ from nightlab.agents.plan import Plan
 from nightlab.agents.question import Endpoint
 from nightlab.agents.trial import Bench
 from nightlab.errors import MissingError, UsageError
-from nightlab.evals import own_corpus, scorer
+from nightlab.evals import meters, own_corpus, scorer
 from nightlab.evals.task import Splits, Task, load, names
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import JSON, Call, Campaign, Lease
@@ -65,7 +65,7 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
         raise UsageError(f"the baseline of task {order.task} cannot be used: {broken}; mend it")
     proposer = _proposer(task, order)
     workers = 1 if task.gpu else order.workers  # trials side by side would share one GPU's clock
-    plan = plans.make(task, order.objective.budget, workers)
+    plan = plans.make(task, order.objective.budget, workers, order.objective.metrics)
     hush = threading.Event()
     models = connect(
         (*order.endpoints, *([order.embedder] if order.embedder else [])),
@@ -107,7 +107,8 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     lease = take(ledger, campaign.id)
     if task.note:
         ledger.log(campaign.id, "task", task.note)
-    place = bench(task, splits, sandbox, campaign.workers)
+    metered = campaign.objective.metrics
+    place = bench(task, splits, sandbox, campaign.workers, wanted=metered)
     return _supervise(ledger, lease, campaign, place, plan, home, models, hush)
 
 
@@ -178,7 +179,8 @@ def resume(
         wanted, campaign.objective.budget, home, hush, tokens=spent.tokens, usd=spent.usd
     )
     lease = take(ledger, campaign.id)
-    place = bench(task, splits, sandbox, campaign.workers)
+    metered = campaign.objective.metrics
+    place = bench(task, splits, sandbox, campaign.workers, wanted=metered)
     return _supervise(ledger, lease, campaign, place, plan, home, models, hush)
 
 
@@ -210,17 +212,26 @@ def _stored_plan(task: Task, campaign: Campaign) -> Plan:
         confirm=rung("confirm"),
         noise_trials=int(str(campaign.settings["noise_trials"])),
         workers=campaign.workers,
-        scoring_seconds=task.scoring_seconds,
+        scoring_seconds=task.scoring_seconds + sum(map(meters.seconds, campaign.objective.metrics)),
     )
 
 
 def bench(
-    task: Task, splits: Splits, sandbox: Sandbox, workers: int, *, warm: bool = True
+    task: Task,
+    splits: Splits,
+    sandbox: Sandbox,
+    workers: int,
+    *,
+    warm: bool = True,
+    wanted: frozenset[str] = frozenset(),
 ) -> Bench:
-    """Where trials run. An isolating tier opens the next cells before they are needed; the
-    process tier forks from a warm server and has no need to."""
+    """Where trials run; of the meters that take time, those for ``wanted`` metrics are read.
+
+    An isolating tier opens the next cells before they are needed; the process tier forks from a
+    warm server and has no need to.
+    """
     device = "cuda" if task.gpu else "cpu"
-    made = Bench(task=task, splits=splits, sandbox=sandbox, device=device)
+    made = Bench(task=task, splits=splits, sandbox=sandbox, device=device, wanted=wanted)
     if not warm or sandbox.tier is Tier.PROCESS:
         return made
     rooms = [made.training_room] * workers + [made.oracle_room] * 2

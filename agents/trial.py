@@ -1,17 +1,20 @@
 """One trial: train a program in a sandbox, then let trusted code score it through two oracles."""
 
+import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from nightlab.agents import probing
-from nightlab.errors import SandboxError
-from nightlab.evals.oracles import Oracles
+from nightlab.errors import SandboxError, UsageError
+from nightlab.evals import meters
+from nightlab.evals.oracles import Oracles, Tokens, Work, measured
 from nightlab.evals.scorer import Scorer, make, parameters
 from nightlab.evals.task import Source, Splits, Task
 from nightlab.sandbox.guest.wire import Array, Message
@@ -37,6 +40,8 @@ OVERSHOOT = 1.10
 """A trial that uses more than this multiple of its rung's budget is ended."""
 SELF_REPORTED = {"curve.jsonl": 1 << 20, probing.LOG: 1 << 20}
 """What the trainer says of itself: file name to largest size in bytes."""
+METERING = 4
+"""Part of the meters' seed: the evaluator's draws for scoring stay what they are without them."""
 SCORING_LIMITS = Limits(cpu_seconds=120, wall_seconds=300)
 
 
@@ -48,6 +53,8 @@ class Bench:
     splits: Splits
     sandbox: Sandbox
     device: str = "cpu"
+    wanted: frozenset[str] = frozenset()
+    """Metrics of meters that take time, measured because the objective names them."""
 
     @property
     def scorer(self) -> Scorer:
@@ -125,6 +132,7 @@ class Bench:
         extra = {
             "params": float(sum(map(parameters, files.values()))),
             "peak_memory_mb": run.peak_memory_bytes / 2**20,
+            **self._pace(run),
         }
         metrics = {**measured.metrics, **extra} if measured.metrics else {}
         return Measurement(
@@ -133,6 +141,13 @@ class Bench:
             reasons=measured.reasons,
             scoring_seconds=measured.scoring_seconds,
         )
+
+    def _pace(self, run: Run) -> dict[str, float]:
+        """Tokens that the trainer says it was fed, over the CPU seconds that the host saw the run
+        use, or on a GPU over its clock; nothing without a count."""
+        tokens = fed(run.outputs) if run.outputs else None
+        seconds = run.cpu_seconds if self.device == "cpu" else run.wall_seconds
+        return {"train_tokens_per_s": tokens / seconds} if tokens and seconds else {}
 
     def score(
         self,
@@ -155,8 +170,8 @@ class Bench:
         started = time.monotonic()
         with self._oracles(2 if fresh_checker else 1) as cells:
             waited = time.monotonic() - started
-            measured = self._score(cells, program, contents, self._file(split), seed, outputs)
-            return _with_seconds(measured, started + waited)
+            scored = self._score(cells, program, contents, split, seed, outputs)
+            return replace(scored, scoring_seconds=time.monotonic() - started - waited)
 
     @contextmanager
     def _oracles(self, count: int) -> Iterator[list[Cell]]:
@@ -177,7 +192,7 @@ class Bench:
         cells: list[Cell],
         program: Program,
         contents: Sequence[Array],
-        split: Path,
+        split: Split,
         seed: int,
         outputs: Path | None,
     ) -> Measurement:
@@ -192,14 +207,45 @@ class Bench:
                 return Measurement(metrics={}, reasons=(f"the oracle did not open: {run.reason}",))
             weight = sum(each.nbytes for each in contents)
             oracles.append(CellOracle(cell, answer.header, idle, weight))
-        rng = np.random.default_rng([seed, split.stat().st_size])
+        file = self._file(split)
+        rng = np.random.default_rng([seed, file.stat().st_size])
         pair = Oracles(reader=oracles[0], checker=oracles[-1])
-        measured = self.scorer.score(split, pair, rng)
-        if outputs is None or not measured.metrics or self.task.script is not None:
-            return measured
+        costs = measured(partial(self._metered, pair, split, seed))
+        if costs.reasons:
+            return costs
+        scored = self.scorer.score(file, pair, rng)
+        if scored.metrics:
+            scored = replace(scored, metrics={**scored.metrics, **costs.metrics})
+        if outputs is None or not scored.metrics or self.task.script is not None:
+            return scored
         size = probing.PROBE_ROWS, pair.context(self.task.max_context)
-        tokens = [self.scorer.sample(split, *size, rng) for _ in range(probing.BATCHES)]
-        return _suspected(measured, probing.check(cells[0], outputs, tokens).doubts)
+        tokens = [self.scorer.sample(file, *size, rng) for _ in range(probing.BATCHES)]
+        return _suspected(scored, probing.check(cells[0], outputs, tokens).doubts)
+
+    def _metered(self, pair: Oracles, split: Split, seed: int, done: Work) -> None:
+        """What the objective asks of meters, before anything is scored: a cell is fresh then. The
+        hold-out decides on quality only."""
+        if not self.wanted or split is Split.HOLDOUT or self.task.script is not None:
+            return
+        rng = np.random.default_rng([seed, METERING])
+        scorer, file = self.scorer, self._file(split)
+
+        def passages(rows: int, length: int) -> Tokens:
+            found = scorer.passages(file, rows, length, rng)
+            if found.shape != (rows, length):
+                raise UsageError(f"task {self.task.name} scores no sequence of {length} tokens")
+            return found
+
+        subject = meters.Subject(
+            oracles=pair,
+            vocabulary=self.task.vocabulary,
+            passages=passages,
+            context=pair.context(self.task.max_context),
+            windowed=scorer.windowed,
+        )
+        done.metrics.update(meters.measure(subject, self.wanted, rng))
+        if self.device != "cpu":  # there the work is not the processor's
+            done.metrics.pop(meters.CPU_METRIC, None)
 
     def _file(self, split: Split) -> Path:
         return self.splits.holdout if split is Split.HOLDOUT else self.splits.search
@@ -239,6 +285,16 @@ class Bench:
         }
 
 
+def fed(outputs: Path) -> float | None:
+    """Tokens at the end of the curve that a trainer left; None where it says none."""
+    try:
+        lines = (outputs / "curve.jsonl").read_text(errors="replace").splitlines()
+        tokens = json.loads(lines[-1])["tokens"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return float(tokens) if type(tokens) is int and tokens > 0 else None
+
+
 def discard(run: Run) -> None:
     """Delete a run's collected files once they are stored or of no use."""
     if run.outputs is not None:
@@ -258,6 +314,10 @@ class CellOracle:
         """Of its cell now, seen from outside."""
         return self.cell.memory_bytes()
 
+    def cpu_seconds(self) -> float:
+        """Of its cell so far, seen from outside."""
+        return self.cell.cpu_seconds()
+
     def ask(self, what: str, *arrays: Array, **options: object) -> Sequence[Array] | None:
         """What the guest answers; None when it died, passed a limit or raised."""
         answer = self.cell.ask(Message({**options, "do": what}, arrays), SCORING_LIMITS)
@@ -276,12 +336,3 @@ def _suspected(measured: Measurement, doubts: tuple[str, ...]) -> Measurement:
         return measured
     reasons = (*measured.reasons, *doubts)
     return replace(measured, integrity=Integrity.SUSPECT, reasons=reasons)
-
-
-def _with_seconds(measured: Measurement, started: float) -> Measurement:
-    return Measurement(
-        metrics=measured.metrics,
-        integrity=measured.integrity,
-        reasons=measured.reasons,
-        scoring_seconds=time.monotonic() - started,
-    )

@@ -51,6 +51,11 @@ class BitsPerByte:
         """One stream of tokens, any window of which may be trained on."""
         return (Source(tokens="train.bin"),)
 
+    @property
+    def windowed(self) -> bool:
+        """A program reads windows of its own context."""
+        return True
+
     def prepare(self, home: Path) -> Splits:
         """The corpus. Raises UsageError and MissingError as :func:`corpus.prepare` does."""
         return corpus.prepare(self.task, home)
@@ -60,6 +65,10 @@ class BitsPerByte:
         text = np.fromfile(split, dtype=np.uint8)
         most, vocabulary = self.task.max_context, self.task.vocabulary
         return score(text, oracles, most, rng, vocabulary, self.guard)
+
+    def passages(self, split: Path, rows: int, length: int, rng: np.random.Generator) -> Tokens:
+        """Windows as they are scored."""
+        return self.sample(split, rows, length, rng)
 
     def sample(self, split: Path, rows: int, context: int, rng: np.random.Generator) -> Tokens:
         """Windows at places that only the evaluator knows."""

@@ -45,7 +45,7 @@ class Oracle(Protocol):
 
 @runtime_checkable
 class Metered(Oracle, Protocol):
-    """An oracle whose memory can be seen from outside."""
+    """An oracle whose memory and CPU time can be seen from outside."""
 
     @property
     def idle_bytes(self) -> int | None:
@@ -58,6 +58,10 @@ class Metered(Oracle, Protocol):
 
     def memory_bytes(self) -> int:
         """Memory and files of its cell now, seen from outside; 0 when it is dead."""
+        ...
+
+    def cpu_seconds(self) -> float:
+        """CPU time of its cell so far, seen from outside."""
         ...
 
 

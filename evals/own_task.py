@@ -46,6 +46,11 @@ class OwnTask:
         """None: the task's own trainer reads what it likes in the train folder."""
         return ()
 
+    @property
+    def windowed(self) -> bool:
+        """A program is asked for more than the context that it declares."""
+        return False
+
     def prepare(self, home: Path) -> Splits:
         """Let the scorer make the splits, and store them under ``home/data`` by their content.
 
@@ -88,6 +93,10 @@ class OwnTask:
                 raise DiedError(message[:500]) from None
 
         return measured(work)
+
+    def passages(self, split: Path, rows: int, length: int, rng: np.random.Generator) -> Tokens:
+        """Rows are no sequences of tokens: nothing of such a task is metered."""
+        raise NotImplementedError
 
     def sample(self, split: Path, rows: int, context: int, rng: np.random.Generator) -> Tokens:
         """Rows are no sequences of tokens: there are no spectra of such a task."""

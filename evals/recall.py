@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nightlab.evals import meters, recall_data
+from nightlab.evals import recall_data
 from nightlab.evals.oracles import (
     DiedError,
     Floats,
@@ -74,6 +74,11 @@ class Recall:
             for row in self.task.data["train_rows"]
         )
 
+    @property
+    def windowed(self) -> bool:
+        """A program is asked for more than the context that it declares."""
+        return False
+
     def prepare(self, home: Path, digest: str | None = None) -> Splits:
         """Generate the splits from this machine's secret unless they are there already."""
         secret = _secret(home / "data" / self.task.name)
@@ -91,19 +96,16 @@ class Recall:
         )
 
     def score(self, split: Path, oracles: Oracles, rng: np.random.Generator) -> Measurement:
-        """Accuracy at each context and its mean, with the decode path's cost."""
+        """Accuracy at each context and its mean."""
 
         def work(done: Work) -> None:
             oracles.context(self.task.max_context)
-            wanted = self.task.metrics
-            costs = meters.decoding(oracles.checker, VOCABULARY, wanted, rng)
             scores = [_accuracy(each, oracles, rng) for each in read(split)]
             if all(score is None for score in scores):
                 raise DiedError("the program answers at no context length")
             for problems, score in zip(read(split), scores, strict=True):
                 done.metrics[f"accuracy@{problems.context}"] = score or 0.0
             done.metrics["accuracy"] = sum(score or 0.0 for score in scores) / len(scores)
-            done.metrics.update(costs)
 
         return measured(work)
 
@@ -115,6 +117,17 @@ class Recall:
         own = np.random.default_rng([int.from_bytes(secret), int(rng.integers(1 << 62))])
         tokens, _ = recall_data.rows(recall_data.shape_of(length), rows, own)
         chosen: Tokens = tokens[:, :-1]
+        return chosen
+
+    def passages(self, split: Path, rows: int, length: int, rng: np.random.Generator) -> Tokens:
+        """Beginnings of scored rows of the shortest context that is as long, in random order."""
+        found = read(split)
+        fitting = [each.tokens for each in found if each.tokens.shape[1] >= length]
+        tokens = fitting[0] if fitting else found[-1].tokens
+        order = np.concatenate(
+            [rng.permutation(len(tokens)) for _ in range(-(-rows // len(tokens)))]
+        )
+        chosen: Tokens = tokens[order[:rows], :length]
         return chosen
 
     def _write(self, secret: bytes, folder: Path) -> None:

@@ -46,6 +46,17 @@ class Scorer(Protocol):
         """Some sequences (rows, at most ``context``) of a split, for spectra."""
         ...
 
+    def passages(self, split: Path, rows: int, length: int, rng: np.random.Generator) -> Tokens:
+        """Sequences (rows, length) like those that are scored, for meters; shorter ones where
+        none is as long."""
+        ...
+
+    @property
+    def windowed(self) -> bool:
+        """Whether programs are scored on windows of the context that they declare, and read no
+        more at once; otherwise they are asked to read longer ones."""
+        ...
+
 
 KINDS: Mapping[str, Callable[[Task], Scorer]] = {
     "bits_per_byte": BitsPerByte,

@@ -27,6 +27,11 @@ class TokenBits:
         """One stream of tokens, any window of which may be trained on."""
         return (Source(tokens="train.u16"),)
 
+    @property
+    def windowed(self) -> bool:
+        """A program reads windows of its own context."""
+        return True
+
     def prepare(self, home: Path) -> Splits:
         """The corpus in tokens. Raises MissingError where text or ``tokenizers`` is lacking."""
         text = corpus.prepare(self.task, home)
@@ -41,6 +46,10 @@ class TokenBits:
         scale = (len(tokens) - 1) / shards.byte_count(split)
         bits = {name: scale * value for name, value in measured.metrics.items()}
         return replace(measured, metrics=bits)
+
+    def passages(self, split: Path, rows: int, length: int, rng: np.random.Generator) -> Tokens:
+        """Windows as they are scored."""
+        return self.sample(split, rows, length, rng)
 
     def sample(self, split: Path, rows: int, context: int, rng: np.random.Generator) -> Tokens:
         """Windows at places that only the evaluator knows."""

@@ -182,14 +182,17 @@ def goal(
     name, who = asking.task_for(goal, task), _proposers(proposer)
     asked = _read(goal, name, None, None, who)
     read = asked.reading
-    made = plan.make(load(name), read.objective.budget, workers)
+    loaded, wanted = load(name), read.objective
+    made = plan.make(loaded, wanted.budget, workers, wanted.metrics)
+    caveats = plan.caveats(loaded, wanted)
     if as_json:
-        said = {"read_by": asked.by, "research_plan": asked.plan, "notes": asked.notes}
+        notes = [*asked.notes, *caveats]
+        said = {"read_by": asked.by, "research_plan": asked.plan, "notes": notes}
         print_json(jsonable({**document(read), **said, "plan": plan.document(made)}))
     else:
         print(describe(read))
         print(asked_goal.describe(asked))
-        print(plan.describe(made))
+        print(plan.describe(made), *(f"note        {row}" for row in caveats), sep="\n")
         if who.endpoints:
             print(asking.cost(who, Settings.load().folder))
 
@@ -276,8 +279,10 @@ def _say(asked: "Asked", task: str, workers: int, who: asking.Proposers) -> None
     from nightlab.evals.task import load
     from nightlab.settings import Settings
 
-    made = plan.make(load(task), asked.reading.objective.budget, workers)
+    loaded, wanted = load(task), asked.reading.objective
+    made = plan.make(loaded, wanted.budget, workers, wanted.metrics)
     lines = [describe(asked.reading), asked_goal.describe(asked), plan.describe(made)]
+    lines += [f"note        {row}" for row in plan.caveats(loaded, wanted)]
     models = asking.cost(who, Settings.load().folder)
     print(*lines, *([models] if models else []), sep="\n", file=sys.stderr)
 

@@ -190,6 +190,11 @@ class Objective:
     constraints: tuple[Constraint, ...] = ()
     budget: Budget = field(default_factory=Budget)
 
+    @property
+    def metrics(self) -> frozenset[str]:
+        """Every metric that it names."""
+        return frozenset({self.metric, *(bound.metric for bound in self.constraints)})
+
 
 @dataclass(frozen=True)
 class Rung:

@@ -4,6 +4,7 @@ One thread does everything: while it waits for the guest it reads the meters and
 when a limit is passed, however busy the guest keeps the stream. Clocks and meters are the host's.
 """
 
+import contextlib
 import shutil
 import tempfile
 import time
@@ -101,6 +102,13 @@ class LiveCell:
         except SandboxError:
             return 0
         return usage.memory_bytes + usage.output_bytes
+
+    def cpu_seconds(self) -> float:
+        """As :class:`nightlab.sandbox.protocol.Cell` says."""
+        if self.alive():
+            with contextlib.suppress(_EndedError):
+                self._measure()
+        return self._spent.cpu
 
     def ask(
         self,

@@ -93,6 +93,10 @@ class Cell(Protocol):
         """Memory and files of everything in it now, seen from outside; 0 when it is dead."""
         ...
 
+    def cpu_seconds(self) -> float:
+        """CPU time of everything in it since its first message, seen from outside."""
+        ...
+
     def close(self, expected: Mapping[str, int] | None = None) -> Run:
         """Kill everything in the cell, collect the expected outputs (name to largest size in
         bytes) into a fresh folder, and say how it ended. Closing twice returns the same run."""

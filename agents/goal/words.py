@@ -18,6 +18,10 @@ METRICS = {
         *("training throughput", "throughput", "training speed", "train speed", "training"),
         *("tokens per second", "tokens/s", "tokens/second", "training tokens per second"),
     ),
+    "flops_per_token": (
+        *("flops per token", "flops/token", "flops", "flop", "forward flops", "forward pass flops"),
+        *("floating point operations", "floating point operations per token", "compute per token"),
+    ),
     "prefill_ms": (
         *("prefill latency", "prefill time", "prefill", "prefilling", "prompt latency"),
         *("time to first token", "ttft"),

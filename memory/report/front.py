@@ -1,6 +1,6 @@
 """The Pareto front: which programs are not beaten on every metric the goal names at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -27,6 +27,11 @@ class Front:
 
     rung: str
     metrics: tuple[str, ...]
+    """The goal's own first."""
+    directions: tuple[Direction, ...]
+    """Which way each of them is better."""
+    bounds: Mapping[str, float]
+    """The goal's constraints, in their metrics' units; relative ones need a baseline."""
     points: tuple[Point, ...]
 
 
@@ -57,7 +62,23 @@ def front(ledger: Ledger, campaign: str) -> Front | None:
         Point(e, v, t, not any(_beats(other, v, signs) for _, other, _ in found))
         for e, v, t in found
     )
-    return Front(rungs[0], tuple(named), points) if points else None
+    if not points:
+        return None
+    bounds = _bounds(ledger.campaign(campaign).objective, points, tuple(named))
+    return Front(rungs[0], tuple(named), tuple(named.values()), bounds, points)
+
+
+def _bounds(
+    objective: Objective, points: Sequence[Point], metrics: Sequence[str]
+) -> dict[str, float]:
+    baseline = next((point for point in points if point.experiment.number == 0), None)
+    found = {}
+    for bound in objective.constraints:
+        if not bound.relative:
+            found[bound.metric] = bound.value
+        elif baseline is not None:
+            found[bound.metric] = bound.bound(baseline.values[metrics.index(bound.metric)])
+    return found
 
 
 def table(shown: Front) -> str:

@@ -75,7 +75,7 @@ def draw(details: Details, path: Path) -> None:
     campaign = details.summary.campaign
     title = shorten(f"{campaign.id}: {campaign.goal}", 100, placeholder=" ...")
     figure.suptitle(title, fontsize=12, x=0.01, ha="left")
-    _legend(figure, grid[:, 0])
+    legend(figure, grid[:, 0])
     with boundary(LedgerError, f"writing {path}"):
         figure.savefig(path)
 
@@ -214,7 +214,7 @@ def _labels(axes: Axes, scored: Sequence[Dot], direction: Direction) -> None:
             )
 
 
-def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
+def legend(figure: Figure, panels: Iterable[Axes]) -> None:
     """Every mark once, under the panels."""
     found: dict[str, Artist] = {}
     for axes in panels:

@@ -12,15 +12,16 @@ from nightlab.errors import LedgerError, boundary
 from nightlab.memory.database import plain
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import JSON
-from nightlab.memory.report import aborts, spectra, words
+from nightlab.memory.report import aborts, costs, front_plot, spectra, words
 from nightlab.memory.report.details import Branch, Details, Tried, detail
-from nightlab.memory.report.front import front, table
+from nightlab.memory.report.front import Front, front, table
 from nightlab.memory.report.plot import draw
 from nightlab.memory.report.summary import document as summary_document
 from nightlab.memory.report.summary import interval_document
 from nightlab.vocabulary import Verdict
 
 SPECTRA = "spectra.png"
+FRONT = "front.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,13 @@ def write_report(
     Raises UsageError for an unknown campaign, LedgerError when the folder cannot be written.
     """
     details = detail(ledger, campaign)
-    sections = [*_front(ledger, campaign), *sections]
+    shown = front(ledger, campaign)
+    paid = costs.costs(ledger, details.summary)
+    sections = [
+        *([_front(shown)] if shown else []),
+        *([_costs(paid)] if paid else []),
+        *sections,
+    ]
     folder = reports / campaign
     written = Written(
         markdown=folder / "report.md", json=folder / "report.json", plot=folder / "curve.png"
@@ -62,6 +69,10 @@ def write_report(
         draft = folder / ".curve.png"
         draw(details, draft)
         os.replace(draft, written.plot)
+        if shown is not None:
+            draft = folder / ".front.png"
+            front_plot.draw(shown, draft, f"{campaign}: {details.summary.campaign.goal}")
+            os.replace(draft, folder / FRONT)
         if details.spectra is not None:
             draft = folder / ".spectra.png"
             spectra.draw(details.spectra, draft)
@@ -76,11 +87,8 @@ def write_report(
     return written
 
 
-def _front(ledger: Ledger, campaign: str) -> list[Section]:
-    """The Pareto front, where the goal names more than one metric."""
-    shown = front(ledger, campaign)
-    if shown is None:
-        return []
+def _front(shown: Front) -> Section:
+    """The Pareto front, with its picture."""
     document: list[JSON] = [
         {
             "experiment": point.experiment.id,
@@ -90,8 +98,15 @@ def _front(ledger: Ledger, campaign: str) -> list[Section]:
         }
         for point in shown.points
     ]
-    text = table(shown)
-    return [Section(title="The Pareto front", key="front", text=text, document=document)]
+    picture = f"![{shown.metrics[0]} against what else the goal names]({FRONT})"
+    text = f"{picture}\n\n{table(shown)}"
+    return Section(title="The Pareto front", key="front", text=text, document=document)
+
+
+def _costs(paid: costs.Costs) -> Section:
+    """What the winner costs beside the baseline."""
+    text, document = costs.table(paid), costs.document(paid)
+    return Section(title="What it costs", key="costs", text=text, document=document)
 
 
 def markdown(details: Details, plot: str, sections: Sequence[Section] = ()) -> str:

@@ -28,6 +28,14 @@ def settle() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
+def _attention_flops(
+    q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: object, **__: object
+) -> int:
+    """Of softmax(q k^T) v by the shapes (B, H, T, d), which torch counts on GPUs only."""
+    pairs = q[0] * q[1] * q[2] * k[2]
+    return 2 * pairs * (q[3] + v[3])
+
+
 class Oracle:
     """A trained program, ready to answer."""
 
@@ -58,6 +66,8 @@ class Oracle:
                 return {}, self.logits(arrays, int(job.get("start", 0)))
             case "prefill" | "step":
                 return {}, self.decode(what, arrays)
+            case "flops":
+                return {}, self.flops(arrays)
             case "nothing":
                 return {}, []
             case "settle" | "forget":
@@ -89,6 +99,21 @@ class Oracle:
             else:
                 logits = model.step(tensor, self.cache)
             return [logits.float().cpu().numpy()]
+
+    def flops(self, arrays: Sequence[Array]) -> list[Array]:
+        """FLOPs (1,) of reading tokens (B, T) with the decode contract, or else of a forward
+        pass, as torch counts them: two for each multiply and add of matrix products,
+        convolutions and attention (all of it, the masked half too), none for the rest."""
+        from torch.utils.flop_counter import FlopCounterMode  # it imports a second of modules
+
+        on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+        with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+            if self.facts["decodes"]:
+                self.decode("prefill", arrays)
+            else:
+                self.logits(arrays)
+        self.cache = None
+        return [np.array([counter.get_total_flops()], np.int64)]
 
     def spectra(self, arrays: Sequence[Array], job: Mapping[str, Any]) -> Answer:
         """Spectra on one probe batch of tokens (B, T): records and, if asked, eigenvalues."""

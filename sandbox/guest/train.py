@@ -174,10 +174,13 @@ def _loop(
 ) -> int:
     """Trains until the budget is spent, to the nearest step, so that long steps gain nothing;
     returns the number of updates made."""
-    start, step, losses, due, before = t.clock(), 0, [], 0.0, 0.0
+    losses: list[float] = []
+    start, step, due, before = t.clock(), 0, 0.0, 0.0
     while True:
         progress = (t.clock() - start) / job.budget_seconds
         if progress + (progress - before) / 2 >= 1.0:
+            if losses:  # the file ends with all the tokens that it was fed
+                write(json.dumps(_point(t, progress, step, losses)) + "\n")
             return step
         before = progress
         rate = program.schedule(progress, t.recipe)
@@ -195,9 +198,16 @@ def _loop(
         t.optimizer.step()
         step += 1
         if progress >= due:
-            tokens = step * t.batches.batch * t.batches.context
-            point = {"progress": progress, "step": step, "tokens": tokens}
-            point["loss"] = sum(losses) / len(losses)
+            point = _point(t, progress, step, losses)
             write(json.dumps(point) + "\n")
             report(point)
             losses, due = [], progress + 1 / CURVE_POINTS
+
+
+def _point(
+    t: _Training, progress: float, step: int, losses: Sequence[float]
+) -> dict[str, int | float]:
+    """Where the training stands; the loss is the mean since the point before."""
+    tokens = step * t.batches.batch * t.batches.context
+    loss = sum(losses) / len(losses)
+    return {"progress": progress, "step": step, "tokens": tokens, "loss": loss}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightlab.evals import meters, recall, recall_data, task
+from nightlab.evals import recall, recall_data, task
 from nightlab.evals.oracles import Array, Floats, Oracles
 from nightlab.evals.recall_data import VOCABULARY, Rows, Shape
 from nightlab.vocabulary import Integrity, Measurement
@@ -63,19 +63,11 @@ class Scripted:
     lie: str = ""
     approximate: bool = False
     rows: list[list[int]] = field(default_factory=list)
-    bytes_per_token: int = 1000
-    early: int = 0
-    idle_bytes: int = 100 << 20
-    weights_bytes: int = 300_000
     asked: int = 0
 
     @property
     def facts(self) -> Mapping[str, object]:
         return {"context": 64, "decodes": self.decodes, "approximate": self.approximate}
-
-    def memory_bytes(self) -> int:
-        cached = sum(map(len, self.rows)) * self.bytes_per_token
-        return self.idle_bytes + max(self.early, cached)
 
     def ask(self, what: str, *arrays: Array, **options: object) -> Sequence[Array] | None:
         self.asked += 1
@@ -138,25 +130,6 @@ def test_declaring_an_approximation_skips_that_check_and_gains_nothing(split: Pa
     got = measured(split, lie="forgets", approximate=True)
     assert got.integrity is Integrity.CLEAN
     assert got.metrics["accuracy"] < 0.1
-
-
-def kv(**traits: object) -> float:
-    oracle = Scripted(**traits)  # type: ignore[arg-type]
-    return meters.kv_bytes_per_token(oracle, VOCABULARY, np.random.default_rng(0))
-
-
-def test_the_cache_is_the_growth_of_memory_seen_from_outside() -> None:
-    assert kv(bytes_per_token=2000) == pytest.approx(2000, rel=0.02)
-    assert kv(bytes_per_token=500) == pytest.approx(500, rel=0.02)
-
-
-def test_memory_taken_early_hides_nothing() -> None:
-    held = meters.MEMORY_ROWS * 1300 * 2000
-    assert kv(bytes_per_token=2000, early=held + (8 << 20)) > 2000
-
-
-def test_no_cache_is_smaller_than_the_meter_can_see() -> None:
-    assert kv(bytes_per_token=0) == meters.RESOLUTION_BYTES / (8 * 1024)
 
 
 def test_scored_rows_come_from_a_secret_that_stays_outside_the_train_folder(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nightlab.errors import LedgerError, UsageError
 from nightlab.memory.example import Clock, Example
@@ -16,6 +18,7 @@ from nightlab.memory.ledger import Ledger
 from nightlab.memory.report.details import detail
 from nightlab.memory.report.diff import diff, sizes
 from nightlab.memory.report.front import _beats, front
+from nightlab.memory.report.front_plot import staircase
 from nightlab.memory.report.plot import BASELINE, CONFIRMED, FAILED, REFUSED, RERUN, mark
 from nightlab.memory.report.spectra import TABLE
 from nightlab.memory.report.write import cell, write_report
@@ -141,6 +144,7 @@ def test_a_report_has_no_hole_in_it_at_any_stage(
     assert struct.unpack(">I", header[16:20])[0] == 1600
     assert sorted(path.name for path in (tmp_path / campaign).iterdir()) == [
         "curve.png",
+        *(["front.png"] if front(played, campaign) else []),
         "report.json",
         "report.md",
         *(["spectra.png"] if campaign == "c1" else []),
@@ -217,11 +221,42 @@ def test_a_report_of_a_goal_with_a_constraint_shows_its_front(
     played: Ledger, tmp_path: Path
 ) -> None:
     shown = front(played, "c1")
-    document = json.loads(write_report(played, "c1", tmp_path).json.read_text())
-    if shown is None:
-        assert "front" not in document
-        return
+    assert shown is not None
+    written = write_report(played, "c1", tmp_path)
+    document = json.loads(written.json.read_text())
+    assert "](front.png)" in written.markdown.read_text()
+    assert (written.markdown.parent / "front.png").read_bytes()[:4] == b"\x89PNG"
     assert [row["experiment"] for row in document["front"]] == [
         p.experiment.id for p in shown.points
     ]
     assert any(point.on_front for point in shown.points)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1),
+    st.sampled_from(Direction),
+    st.sampled_from(Direction),
+)
+def test_the_drawn_front_holds_each_pair_of_values_that_no_other_beats(
+    points: list[tuple[int, int]], x_way: Direction, y_way: Direction
+) -> None:
+    signs = (x_way.sign, y_way.sign)
+    unbeaten = {p for p in points if not any(_beats(o, p, signs) for o in points)}
+    drawn = staircase(points, (x_way, y_way))
+    assert set(drawn) == unbeaten
+    assert drawn == sorted(drawn, key=lambda p: -x_way.sign * p[0])
+
+
+def test_a_report_shows_what_the_winner_costs_beside_the_baseline(
+    played: Ledger, tmp_path: Path
+) -> None:
+    written = write_report(played, "c1", tmp_path)
+    (params,) = (
+        row
+        for row in json.loads(written.json.read_text())["costs"]["metrics"]
+        if row["metric"] == "params"
+    )
+    document = json.loads(written.json.read_text())["costs"]
+    values = [played.trial(name).value("params") for name in document["trials"]]
+    assert {params["baseline"], params["winner"]} <= set(values)
+    assert "## What it costs" in written.markdown.read_text()
