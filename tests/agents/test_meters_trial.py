@@ -16,6 +16,7 @@ from nightlab.evals.task import load
 from nightlab.memory.records import Arm, Trial, TrialStatus
 from nightlab.sandbox.process import ProcessSandbox
 from nightlab.vocabulary import (
+    Ending,
     Integrity,
     Measurement,
     Program,
@@ -23,6 +24,7 @@ from nightlab.vocabulary import (
     Run,
     Rung,
     Split,
+    Tier,
 )
 
 RUNG = Rung("small", 0.4)
@@ -170,7 +172,7 @@ def test_a_curve_without_a_count_gives_no_pace(text: str, tmp_path: Path) -> Non
 
 def believed(counted: float, seen: float) -> bool:
     """Whether so many times the baseline's FLOPs are, at so many times its CPU time."""
-    run = Run(ending="finished", tier="process")  # type: ignore[arg-type]
+    run = Run(ending=Ending.FINISHED, tier=Tier.PROCESS)
     rows = [
         trial(run, Measurement(metrics={"flops_per_token": flops, CPU_METRIC: cpu}))
         for flops, cpu in ((counted, seen), (1.0, 1.0))
