@@ -122,6 +122,7 @@ def _planted(document: Mapping[str, object], picture: Path, as_json: bool) -> No
 def search(
     tables: Annotated[Path, typer.Option(help="Folder with the benchmark tables.")],
     mode: Annotated[str, typer.Option(help="plain, noisy, two-fidelity or null.")] = "plain",
+    on: Annotated[list[str] | None, typer.Option(help="Only these tables.")] = None,
     arms: Annotated[list[str] | None, typer.Option(help="Only these arms.")] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 100,
     out: Out = Path(),
@@ -134,7 +135,12 @@ def search(
 
     weights = (warm_path(),) if warm_path().is_file() else ()
     settings = Settings(
-        tables=tables, mode=mode, arms=tuple(arms or ()), seeds=seeds, weights=weights
+        tables=tables,
+        names=tuple(on) if on else None,
+        mode=mode,
+        arms=tuple(arms or ()),
+        seeds=seeds,
+        weights=weights,
     )
     result = bench(settings, _say)
     result.plot(out / "search.png")

@@ -82,10 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", type=Path, required=True)
-    parser.add_argument("--on", nargs="*", default=list(Settings.names), help="table names")
+    parser.add_argument("--on", nargs="*", default=None, help="table names")
     parser.add_argument("--mode", choices=MODES, default="plain")
     parser.add_argument("--arms", nargs="*", default=[], help="none with --earlier: report only")
-    parser.add_argument("--checkpoints", nargs="*", type=int, default=[50, 150, 300])
+    parser.add_argument("--checkpoints", nargs="*", type=int, default=[])
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--weights", nargs="*", type=Path, default=None)
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights = given.weights if given.weights is not None else [warm_path()]
     settings = Settings(
         tables=given.tables,
-        names=tuple(given.on),
+        names=None if given.on is None else tuple(given.on),
         mode=given.mode,
         arms=tuple(given.arms),
         checkpoints=tuple(given.checkpoints),

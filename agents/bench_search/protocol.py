@@ -29,6 +29,9 @@ REPLAY = "byte_lm-replay"
 """Name of the table fitted to recorded trials, which lie in this file beside the other tables:"""
 REPLAY_FILE = "byte_lm_trials.jsonl"
 MODES = ("plain", "noisy", "two-fidelity", "null")
+_BOTH = ("nb201-cifar100", "macro-cifar10")
+_TABLES = {"noisy": ("macro-cifar10",), "two-fidelity": ("nb201-cifar100",)}
+"""Of the tables that no setting was fixed on, those that fit the mode, where not both do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +39,24 @@ class Settings:
     """What to run."""
 
     tables: Path
-    names: tuple[str, ...] = ("nb201-cifar100", "macro-cifar10")
+    names: tuple[str, ...] | None = None
+    """None: those that fit the mode, without the one that settings were fixed on."""
     mode: str = "plain"
     """``plain``; ``noisy`` (one random seed per look); ``two-fidelity``; ``null`` (permuted)."""
     arms: tuple[str, ...] = ()
     """Empty: all arms of the mode."""
-    checkpoints: tuple[int, ...] = (50, 150, 300)
-    """Budgets in full looks at which the regret is reported."""
+    checkpoints: tuple[int, ...] = ()
+    """Budgets in full looks at which the regret is reported; empty: those of the mode."""
     seeds: int = 100
     first_seed: int = 0
     weights: tuple[Path, ...] = ()
     """Sets of weights for the warm arm; the first that never saw the table is used."""
     workers: int = 1
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        usual = (12, 25, 50, 100) if self.mode == "two-fidelity" else (50, 150, 300)
+        return self.checkpoints or usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +125,7 @@ def _one(table: Table, arm: Arm, mode: str, budgets: Sequence[int], seed: int) -
 def measure(settings: Settings, table: Table, name: str, arm: Arm) -> list[Row]:
     """All seeds of one arm on one table."""
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
-    one = partial(_one, table, arm, settings.mode, settings.checkpoints)
+    one = partial(_one, table, arm, settings.mode, settings.budgets)
     if settings.workers > 1:
         with ProcessPoolExecutor(settings.workers) as pool:
             results = np.array(list(pool.map(one, seeds, chunksize=4)))
@@ -135,7 +144,7 @@ def measure(settings: Settings, table: Table, name: str, arm: Arm) -> list[Row]:
             milliseconds=float(results[:, -1].mean()),
             regrets=tuple(results[:, place].tolist()),
         )
-        for place, looks in enumerate(settings.checkpoints)
+        for place, looks in enumerate(settings.budgets)
     ]
 
 
@@ -152,7 +161,9 @@ def tables_of(settings: Settings) -> list[Table]:
         raise UsageError(f"There is no mode {settings.mode!r}; there are {', '.join(MODES)}.")
     found = [
         fitted(settings.tables / REPLAY_FILE) if name == REPLAY else read(name, settings.tables)
-        for name in settings.names
+        for name in (
+            _TABLES.get(settings.mode, _BOTH) if settings.names is None else settings.names
+        )
     ]
     if settings.mode == "null":
         return [permuted(table, seed=0) for table in found]

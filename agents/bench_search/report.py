@@ -18,11 +18,14 @@ def text(rows: Sequence[Row], claims: Sequence[Claim]) -> str:
         budgets = sorted({row.looks for row in mine})
         mode = mine[0].mode
         lines.append(f"{table} ({mode}): mean regret +- 95 % interval (share that hit the best)")
-        lines.append(f"{'arm':<30}" + "".join(f"{f'T = {b}':>24}" for b in budgets) + "    ms/look")
+        wide = max(len(row.arm) for row in mine) + 2
+        lines.append(
+            f"{'arm':<{wide}}" + "".join(f"{f'T = {b}':>24}" for b in budgets) + "    ms/look"
+        )
         for arm in dict.fromkeys(row.arm for row in mine):
             cells = {row.looks: row for row in mine if row.arm == arm}
             numbers = "".join(f"{_cell(cells[b]):>24}" for b in budgets)
-            lines.append(f"{arm:<30}{numbers}{cells[budgets[0]].milliseconds:>11.2f}")
+            lines.append(f"{arm:<{wide}}{numbers}{cells[budgets[0]].milliseconds:>11.2f}")
         lines.append("")
     for claim in claims:
         word = "holds" if claim.holds else "FAILS"

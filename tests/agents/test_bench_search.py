@@ -24,6 +24,7 @@ from nightlab.agents.bench_search.fidelity import (
 from nightlab.agents.bench_search.learners import POLICIES, Warm, warm_arm
 from nightlab.agents.bench_search.objective import Objective, SpentError
 from nightlab.agents.bench_search.protocol import (
+    MODES,
     Row,
     Settings,
     arms_of,
@@ -31,6 +32,7 @@ from nightlab.agents.bench_search.protocol import (
     half_width,
     measure,
     regret_at,
+    tables_of,
 )
 from nightlab.agents.bench_search.simulated import simulated
 from nightlab.agents.bench_search.tables import Table, permuted, read
@@ -285,6 +287,15 @@ def test_a_missing_table_says_what_to_give(tmp_path: Path) -> None:
         read("macro-cifar10", tmp_path)
     with pytest.raises(UsageError, match="no table"):
         read("nonsense", tmp_path)
+
+
+@recorded
+@pytest.mark.tables
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_has_tables_and_budgets_of_its_own(mode: str) -> None:
+    settings = Settings(tables=DATA, mode=mode, seeds=1)
+    assert tables_of(settings)
+    assert len(settings.budgets) >= 3
 
 
 @recorded
