@@ -1,10 +1,13 @@
 """A plan fits its budget, and seeds are the evaluator's."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightlab.agents.plan import MOST_SEEDS, least_trials, make, seeds
+from nightlab.agents.goal import read
+from nightlab.agents.plan import MOST_SEEDS, caveats, least_trials, make, seeds
 from nightlab.errors import UsageError
 from nightlab.evals.task import load
 from nightlab.vocabulary import Budget, Purpose
@@ -52,3 +55,23 @@ def test_every_confirmation_has_fresh_seeds(campaign: int, first: int, second: i
     other = set(seeds(campaign, Purpose.CONFIRM, 8, confirmation=second))
     assert first == second or not one & other
     assert not one & set(seeds(campaign, Purpose.NOISE, MOST_SEEDS))
+
+
+def test_a_latency_behind_more_than_a_window_is_planned_with_what_it_means() -> None:
+    reading = read(
+        "halve decode latency at 4k context within 1% bpb",
+        TASK.metrics,
+        TASK.metric,
+        datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    assert reading.objective.metric == "decode_ms@4096"
+    assert reading.objective.target_percent == 50
+    (told,) = caveats(TASK, reading.objective)
+    assert "a pass over the last window" in told
+
+
+def test_meters_that_a_goal_names_are_part_of_what_a_trial_takes() -> None:
+    task, budget = load("recall"), Budget(seconds=3600)
+    plain = make(task, budget, 2)
+    metered = make(task, budget, 2, ["kv_bytes_per_token", "accuracy"])
+    assert metered.scoring_seconds > plain.scoring_seconds == task.scoring_seconds
