@@ -180,7 +180,11 @@ class Lab:
     def look_seconds(self) -> float:
         """What scoring one trial on the hold-out takes by the clock: as the last looks did, or,
         before there is one, all that a trial takes beside its training and its scoring again, as
-        the hold-out is twice the search split."""
+        the hold-out is twice the search split. Nothing where the goal is a size or a speed,
+        which is the same on every split."""
+        aimed, scored = self.objective.metric, self.bench.task.metric
+        if aimed.partition("@")[0] != scored.partition("@")[0]:
+            return 0.0
         if self.looks:
             return median(self.looks)
         paces = self.ledger.paces(self.campaign.id, RECENT_TRIALS)
