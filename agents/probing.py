@@ -1,4 +1,5 @@
-"""Asks an oracle's cell for spectra on batches that its program has not been trained on.
+"""Asks an oracle's cell for spectra: on batches that its program has not been trained on, and on
+the examples of the trainer's last report.
 
 The cell runs foreign code: what it answers is checked for form and never trusted with a score.
 """
@@ -20,8 +21,6 @@ from nightlab.sandbox.protocol import Cell
 from nightlab.vocabulary import Limits
 
 BATCHES = 3
-PROBE_ROWS = 4
-"""Sequences of one batch, as in the trainer's last report."""
 LIMITS = Limits(cpu_seconds=60, wall_seconds=180)
 ANSWER_BYTES = 64 << 20
 LOG, PROBES = "spectra.jsonl", "probes.json"
@@ -39,29 +38,38 @@ class Probed:
     doubts: tuple[str, ...]
 
 
-def check(cell: Cell, outputs: Path, tokens: Sequence[Tokens]) -> Probed:
-    """Probe an open oracle and compare with what the trainer left in ``outputs``.
+def check(cell: Cell, outputs: Path, secret: Sequence[Tokens], known_BT: Tokens) -> Probed:
+    """Probe an open oracle on ``secret`` batches, and compare what the trainer left in ``outputs``
+    with its answer on ``known_BT``, the examples of the trainer's last report.
 
     Leaves the oracle's records there too, as ``probes.json``.
     """
-    answers = [ask(cell, batch, number, {}) for number, batch in enumerate(tokens)]
+    answers = [ask(cell, batch, number, {}) for number, batch in enumerate(secret)]
     kept = [answer.header["records"] for answer in answers if answer and _readings(answer)]
     seen = tuple(parse(records) for records in kept)
-    doubts = _doubts(outputs / LOG, seen, asked=len(tokens))
-    (outputs / PROBES).write_text(json.dumps({"batches": kept, "doubts": doubts}))
+    again: list[object] = []
+    doubts = _doubts(cell, outputs / LOG, known_BT, again)
+    if len(seen) < len(secret) and again:
+        doubts.append("its spectra could not be recomputed on secret text")
+    told = {"batches": kept, "again": again, "doubts": doubts}
+    (outputs / PROBES).write_text(json.dumps(told))
     return Probed(seen, tuple(doubts))
 
 
-def _doubts(file: Path, seen: Sequence[Sequence[Reading]], asked: int) -> list[str]:
+def _doubts(cell: Cell, file: Path, known_BT: Tokens, again: list[object]) -> list[str]:
+    """Reasons to doubt the log in ``file``; the oracle's records are appended to ``again``."""
     try:
         reported = log.read(file.read_bytes())
     except (OSError, UsageError) as reason:
         return [f"its spectra cannot be read: {reason}"]
     if reported.fault:
         return []
-    if len(seen) < asked:
-        return ["its spectra could not be recomputed"] if reported.readings else []
-    reasons = disagreements(last(reported.readings), seen)
+    step = reported.reports[-1].step if reported.reports else 0
+    answer = ask(cell, known_BT, step, {})
+    found = _readings(answer) if answer else ()
+    if answer and found:
+        again.append(answer.header["records"])
+    reasons = disagreements(last(reported.readings), found)
     told = [f"spectra: {reason}" for reason in reasons[:DOUBTS]]
     more = len(reasons) - len(told)
     return [*told, f"spectra: {more} more disagreements"] if more else told

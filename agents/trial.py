@@ -17,6 +17,8 @@ from nightlab.evals import meters
 from nightlab.evals.oracles import Oracles, Tokens, Work, measured
 from nightlab.evals.scorer import Scorer, make, parameters
 from nightlab.evals.task import Source, Splits, Task
+from nightlab.sandbox.guest import windows
+from nightlab.sandbox.guest.windows import PROBE_ROWS, probed
 from nightlab.sandbox.guest.wire import Array, Message
 from nightlab.sandbox.protocol import Cell, Hear, Room, Sandbox, ignore
 from nightlab.sandbox.warm import WarmSandbox
@@ -218,9 +220,13 @@ class Bench:
             scored = replace(scored, metrics={**scored.metrics, **costs.metrics})
         if outputs is None or not scored.metrics or self.task.script is not None:
             return scored
-        size = probing.PROBE_ROWS, pair.context(self.task.max_context)
-        tokens = [self.scorer.sample(file, *size, rng) for _ in range(probing.BATCHES)]
-        return _suspected(scored, probing.check(cells[0], outputs, tokens).doubts)
+        context = pair.context(self.task.max_context)
+        secret = [
+            self.scorer.sample(file, PROBE_ROWS, context, rng) for _ in range(probing.BATCHES)
+        ]
+        trained = [_found(source, self.splits.train) for source in self.scorer.sources]
+        known_BT = probed(trained, context, seed)
+        return _suspected(scored, probing.check(cells[0], outputs, secret, known_BT).doubts)
 
     def _metered(self, pair: Oracles, split: Split, seed: int, done: Work) -> None:
         """What the objective asks of meters, before anything is scored: a cell is fresh then. The
@@ -328,6 +334,12 @@ def _located(source: Source, folder: str) -> dict[str, object]:
     """A source as the guest sees it."""
     mask = None if source.mask is None else f"{folder}/{source.mask}"
     return {"tokens": f"{folder}/{source.tokens}", "mask": mask, "row": source.row}
+
+
+def _found(source: Source, folder: Path) -> windows.Source:
+    """A source where it lies on the host."""
+    mask = None if source.mask is None else folder / source.mask
+    return windows.Source(folder / source.tokens, mask, source.row)
 
 
 def _suspected(measured: Measurement, doubts: tuple[str, ...]) -> Measurement:

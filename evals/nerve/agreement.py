@@ -1,42 +1,33 @@
-"""Whether self-reported spectra agree with those recomputed on secret probe batches.
+"""Whether self-reported spectra agree with what an oracle recomputes.
 
-The trainer's records come from the program's own process and can be forged; the oracle's come
-from several probe batches that the program has not seen. A disagreement beyond both the probes'
-own scatter and a fair margin is a tell-tale: the measurement becomes suspect, never better.
+The trainer's last report is of a trained model at rest, on examples that follow from the trial's
+seed. The oracle is shown the same examples and the recorder samples the same tokens of them, so an
+honest report agrees to rounding, whatever the number of tokens, and nothing need be allowed for the
+scatter between texts. Both sides run the program's code: a program that forges both alike is not
+caught. A disagreement is a tell-tale: the measurement becomes suspect, never better.
 """
 
-import math
 from collections.abc import Sequence
-from itertools import groupby
 
 from nightlab.evals.nerve.readings import Reading
 
-DEVIATIONS = 6.0
-"""Standard deviations between probe batches that a report may lie from their mean."""
-MARGIN = {"pr_corrected": (0.35, 0.5), "entropy": (0.10, 0.25), "eee": (0.0, 0.08)}
-"""Further allowance, the larger of a share of the value and an absolute number: collapsed spectra
-(PR near 1, entropy near 0) scatter more than their size. A training run's last batch is other text
-than a probe batch."""
+MARGIN = {"pr_corrected": (0.02, 0.02), "entropy": (0.01, 0.01), "eee": (0.0, 0.005)}
+"""What is allowed, the larger of a share of the value and an absolute number: rounding, and
+arithmetic in another order on another device."""
 
 _At = tuple[int, int | None, str, str]
 
 
-def disagreements(
-    reported: Sequence[Reading], recomputed: Sequence[Sequence[Reading]]
-) -> tuple[str, ...]:
+def disagreements(reported: Sequence[Reading], recomputed: Sequence[Reading]) -> tuple[str, ...]:
     """Reasons to doubt a report, in words; empty where it agrees.
 
-    ``reported`` is the trainer's last record, ``recomputed`` the oracle's, one sequence for each
-    probe batch. A feed-forward that only one side saw, another width, or a number off by more than
-    scatter and margin is a reason. Without recomputed spectra, that is the reason.
+    ``reported`` is the trainer's last record, ``recomputed`` the oracle's on the same examples. A
+    feed-forward that only one side saw, another size, or a number off by more than the margin is a
+    reason. Without recomputed spectra, that is the reason.
     """
-    if not recomputed or not any(recomputed):
+    if not recomputed:
         return ("spectra could not be recomputed",) if reported else ()
-    ours = {_at(r): r for r in reported}
-    theirs: dict[_At, list[Reading]] = {}
-    for batch in recomputed:
-        for reading in batch:
-            theirs.setdefault(_at(reading), []).append(reading)
+    ours, theirs = ({_at(r): r for r in side} for side in (reported, recomputed))
     reasons = [f"{_name(at)}: reported, not found" for at in ours if at not in theirs]
     reasons += [f"{_name(at)}: found, not reported" for at in theirs if at not in ours]
     for at, reading in ours.items():
@@ -45,40 +36,19 @@ def disagreements(
     return tuple(reasons)
 
 
-def recomputed_by_step(batches: Sequence[Reading]) -> list[list[Reading]]:
-    """One list for each probe batch, where the batch's number stands as the step."""
-    ordered = sorted(batches, key=lambda r: r.step)
-    return [list(group) for _, group in groupby(ordered, key=lambda r: r.step)]
-
-
-def _differences(at: _At, reported: Reading, probes: Sequence[Reading]) -> list[str]:
-    if reported.d and any(p.d and p.d != reported.d for p in probes):
-        return [f"{_name(at)}: width {reported.d} reported, {probes[0].d} found"]
-    sizes = {p.n for p in probes if p.n}
-    if len(sizes) > 1:  # a router decides which tokens an expert sees
-        return []
-    if reported.n and sizes and reported.n not in sizes:
-        return [f"{_name(at)}: {reported.n} tokens reported, {probes[0].n} probed: not comparable"]
+def _differences(at: _At, reported: Reading, found: Reading) -> list[str]:
+    if reported.size != found.size:
+        return [f"{_name(at)}: (N, D) = {reported.size} reported, {found.size} found"]
     reasons = []
     for name, (share, least) in MARGIN.items():
-        value = getattr(reported, name)
-        found = [getattr(p, name) for p in probes if getattr(p, name) is not None]
-        if value is None and not found:
+        ours, theirs = getattr(reported, name), getattr(found, name)
+        if ours is None and theirs is None:
             continue
-        if value is None or not found:
+        if ours is None or theirs is None:
             reasons.append(f"{_name(at)}: {name} on one side only")
-            continue
-        mean = sum(found) / len(found)
-        allowed = max(share * abs(mean), least, DEVIATIONS * _deviation(found, mean))
-        if not abs(value - mean) <= allowed:
-            reasons.append(f"{_name(at)}: {name} {value:.4g} reported, {mean:.4g} found")
+        elif not abs(ours - theirs) <= max(share * abs(theirs), least):
+            reasons.append(f"{_name(at)}: {name} {ours:.4g} reported, {theirs:.4g} found")
     return reasons
-
-
-def _deviation(values: Sequence[float], mean: float) -> float:
-    if len(values) < 2:
-        return 0.0
-    return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
 def _at(reading: Reading) -> _At:

@@ -30,8 +30,8 @@ MOST_LINE_BYTES = 48 << 10
 """What a line may come to; the host refuses a longer one."""
 TOKENS = 160
 """N of a report: fewer than the library's default, so that the shortest rung can afford two."""
-PROBE_ROWS = 4
-"""Sequences of the last report, and of one probe batch: the two are compared."""
+SHARE = 0.006
+"""Largest share of the trial's CPU time for reports on the way; the last one costs the rest."""
 DIGITS = 5
 
 
@@ -40,7 +40,7 @@ class Recording:
 
     def __init__(self, model: nn.Module, out: Path) -> None:
         self._model = model
-        self._recorder = Recorder(model, tokens=TOKENS, every=FIRST)
+        self._recorder = Recorder(model, tokens=TOKENS, every=FIRST, share=SHARE)
         self._file = (out / FILE).open("w", buffering=1)
         self._left = MOST_BYTES
         self._every, self._reports = EVERY, 0
@@ -60,11 +60,11 @@ class Recording:
         return loss
 
     def last(self, step: int, tokens_BT: Tensor) -> None:
-        """Record the trained model once more, as an oracle will be probed: at rest, few rows."""
+        """Record the trained model once more, at rest, on examples that an oracle will see too."""
         self._model.eval()
         try:
             with torch.no_grad(), self._recorder.watching(step) as watch:
-                self._model(tokens_BT[:PROBE_ROWS])
+                self._model(tokens_BT)
             self._write(step, watch.records, None)
         except Exception as fault:
             self._stop(fault)

@@ -16,27 +16,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nightlab.sandbox.guest.spectra import Recording
+from nightlab.sandbox.guest.windows import Source, Windows, fitting, probed
 
 CURVE_POINTS = 50
-
-
-@dataclass(frozen=True)
-class Source:
-    """One body of training data."""
-
-    tokens: Path
-    """Raw bytes, or little-endian uint16 tokens when it ends in .u16."""
-    mask: Path | None = None
-    """As many bytes: 1 where a token counts as a target. None: all count."""
-    row: int | None = None
-    """Tokens of one example, used whole; None: a stream, of which any window is used."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +34,7 @@ class TrainJob:
     seed: int
     budget_seconds: float
     """CPU seconds of the training loop; on a GPU, wall seconds."""
-    sources: Sequence["Source"]
+    sources: Sequence[Source]
     """The train split; the one with the longest rows that fit the program's context is used."""
     out: Path
     max_context: int
@@ -61,35 +49,20 @@ Batch = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Batches:
-    """Random windows of the train split, in an order that only the evaluator's seed decides."""
+    """Windows of the train split as tensors."""
 
     def __init__(self, source: Source, context: int, batch: int, seed: int, device: str) -> None:
-        dtype = np.uint16 if source.tokens.suffix == ".u16" else np.uint8
-        self.data = np.memmap(source.tokens, dtype=dtype, mode="r")
-        self.mask = np.memmap(source.mask, dtype=np.uint8, mode="r") if source.mask else None
-        self.row, self.batch, self.device = source.row, batch, device
-        self.context = context if source.row is None else source.row - 1
-        """Inputs of one example: a row's last token is a target only."""
-        self.rng = np.random.default_rng(seed)
+        self._windows = Windows(source, context, batch, seed)
+        self._device = device
+        self.tokens = batch * self._windows.context
+        """Inputs of one batch."""
 
     def next(self) -> Batch:
         """The next batch."""
-        if self.row is None:
-            starts = self.rng.integers(0, len(self.data) - self.context, self.batch)
-        else:
-            starts = self.row * self.rng.integers(0, len(self.data) // self.row, self.batch)
-        at = starts[:, None] + np.arange(self.context + 1)
-        window = torch.from_numpy(self.data[at].astype(np.int64)).to(self.device)
-        if self.mask is None:
-            return window[:, :-1], window[:, 1:], None
-        counts = torch.from_numpy(self.mask[at[:, 1:]].astype(np.float32)).to(self.device)
-        return window[:, :-1], window[:, 1:], counts
-
-
-def fitting(sources: Sequence[Source], context: int) -> Source:
-    """The source with the longest rows that fit a context, or the shortest there is."""
-    by_row = sorted(sources, key=lambda source: source.row or 0)
-    return [by_row[0], *(source for source in by_row if (source.row or 0) <= context)][-1]
+        window, mask = self._windows.next()
+        tokens = torch.from_numpy(window).to(self._device)
+        counts = None if mask is None else torch.from_numpy(mask).to(self._device)
+        return tokens[:, :-1], tokens[:, 1:], counts
 
 
 def build(program: ModuleType, seed: int, device: str) -> tuple[nn.Module, Any]:
@@ -155,7 +128,8 @@ def train(program: ModuleType, job: TrainJob, report: Report) -> None:
     finish = getattr(optimizer, "finish", None)
     if callable(finish):
         finish()
-    spectra.last(steps, batches.next()[0])
+    rows_BT = torch.from_numpy(probed(job.sources, recipe.context, job.seed)).to(job.device)
+    spectra.last(steps, rows_BT)
     save_model(model, str(job.out / "weights.safetensors"))
 
 
@@ -208,6 +182,6 @@ def _point(
     t: _Training, progress: float, step: int, losses: Sequence[float]
 ) -> dict[str, int | float]:
     """Where the training stands; the loss is the mean since the point before."""
-    tokens = step * t.batches.batch * t.batches.context
+    tokens = step * t.batches.tokens
     loss = sum(losses) / len(losses)
     return {"progress": progress, "step": step, "tokens": tokens, "loss": loss}

@@ -25,6 +25,7 @@ import torch
 from nightlab.sandbox.guest import oracle, script, seal, train
 from nightlab.sandbox.guest.init import watch
 from nightlab.sandbox.guest.program import load
+from nightlab.sandbox.guest.windows import Source
 from nightlab.sandbox.guest.wire import Array, Message, encode, receive
 
 MAX_JOB_BYTES = 2 << 30
@@ -135,9 +136,9 @@ def _train_job(job: Mapping[str, Any]) -> train.TrainJob:
     )
 
 
-def _source(source: Mapping[str, Any]) -> train.Source:
+def _source(source: Mapping[str, Any]) -> Source:
     mask = source.get("mask")
-    return train.Source(Path(source["tokens"]), Path(mask) if mask else None, source.get("row"))
+    return Source(Path(source["tokens"]), Path(mask) if mask else None, source.get("row"))
 
 
 def _open(program: ModuleType, arrays: Sequence[Array], device: str) -> oracle.Oracle:

@@ -14,7 +14,8 @@ from safetensors.torch import load_model
 
 from nightlab.agents.catalogue import Operator, current, operator, operators, tree_hash
 from nightlab.evals.tasks.byte_lm import program as baseline_module
-from nightlab.sandbox.guest.train import Source, TrainJob, smoke, train
+from nightlab.sandbox.guest.train import TrainJob, smoke, train
+from nightlab.sandbox.guest.windows import Source
 from nightlab.vocabulary import Program
 
 BASELINE = Program({"program.py": Path(baseline_module.__file__).read_text()})

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from nightlab.agents.catalogue import Operator, current, operator, operators
 from nightlab.evals import recall_data, task
-from nightlab.sandbox.guest.train import Source, TrainJob, smoke, train
+from nightlab.sandbox.guest.train import TrainJob, smoke, train
+from nightlab.sandbox.guest.windows import Source
 from nightlab.vocabulary import Program
 
 BASELINE = task.load("recall").baseline

@@ -18,7 +18,8 @@ from nightlab.evals import own_corpus, shards
 from nightlab.evals.oracles import Array, Oracles
 from nightlab.evals.scorer import make
 from nightlab.evals.task import SHIPPED, Task, load, load_on
-from nightlab.sandbox.guest.train import Source, TrainJob, smoke
+from nightlab.sandbox.guest.train import TrainJob, smoke
+from nightlab.sandbox.guest.windows import Source
 from nightlab.sandbox.process import ProcessSandbox
 from nightlab.vocabulary import Integrity, Program, Rung, Split
 

@@ -11,7 +11,7 @@ from nightlab.agents.trial import Bench
 from nightlab.evals import corpus, task
 from nightlab.evals.bits_per_byte import BitsPerByte
 from nightlab.evals.nerve import log
-from nightlab.sandbox.guest import spectra as guest
+from nightlab.sandbox.guest.windows import PROBE_ROWS
 from nightlab.sandbox.process import ProcessSandbox
 from nightlab.vocabulary import Ending, Integrity, Measurement, Program, Run, Rung, Split
 
@@ -48,6 +48,13 @@ BOTH = """
 
 from nightlab.kernels.spectra import definitions as _definitions
 _definitions.Spread.corrected_participation_ratio = lambda self: 0.9 * min(self.n - 1, self.d)
+"""
+SMALL = """
+
+Recipe.__init__.__defaults__ = tuple(
+    {"context": 8, "batch": 2}.get(name, each.default)
+    for name, each in Recipe.__dataclass_fields__.items()
+)
 """
 BROKEN = """
 
@@ -91,6 +98,21 @@ def test_an_honest_run_leaves_spectra_that_agree_with_the_oracles(bench: Bench) 
     assert {r.size for r in last.readings} == {(160, 256)}
     assert last.loss is None
     assert (run.outputs / "probes.json").is_file()
+
+
+def test_few_tokens_and_small_batches_raise_no_alarm(bench: Bench) -> None:
+    """N of a report is then a fifth of a usual one, and the batch smaller than a probe."""
+    run, measured = tried(bench, SMALL)
+    assert (measured.integrity, measured.reasons) == (Integrity.CLEAN, ())
+    assert run.outputs is not None
+    seen = log.read((run.outputs / "spectra.jsonl").read_bytes())
+    assert {r.n for r in seen.reports[-1].readings} == {PROBE_ROWS * 8}
+
+
+def test_a_report_that_is_a_twentieth_off_is_caught(bench: Bench) -> None:
+    lie = FORGER.replace('min(record["n"] - 1, record["d"]) * 0.9', "1.05 * record[name]")
+    _, measured = tried(bench, lie)
+    assert measured.integrity is Integrity.SUSPECT
 
 
 @pytest.mark.parametrize(
@@ -140,12 +162,11 @@ def test_recording_leaves_the_training_as_it_was(bench: Bench) -> None:
 
 
 def test_both_sides_probe_the_same_number_of_rows(tmp_path: Path) -> None:
-    assert probing.PROBE_ROWS == guest.PROBE_ROWS
     text = (np.arange(5000) % 256).astype(np.uint8)
     split = tmp_path / "search.bin"
     text.tofile(split)
     scorer = BitsPerByte(task.load("byte_lm"))
     rng = np.random.default_rng(0)
-    found = [scorer.sample(split, probing.PROBE_ROWS, 128, rng) for _ in range(probing.BATCHES)]
-    assert [batch.shape for batch in found] == [(guest.PROBE_ROWS, 128)] * probing.BATCHES
+    found = [scorer.sample(split, PROBE_ROWS, 128, rng) for _ in range(probing.BATCHES)]
+    assert [batch.shape for batch in found] == [(PROBE_ROWS, 128)] * probing.BATCHES
     assert not np.array_equal(found[0], found[1])

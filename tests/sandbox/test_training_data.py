@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nightlab.sandbox.guest.train import Batches, Source, fitting, loss_of
+from nightlab.sandbox.guest.train import Batches, loss_of
+from nightlab.sandbox.guest.windows import PROBE_ROWS, Source, fitting, probed
 
 
 def test_a_stream_gives_windows_of_the_context_with_the_next_token_as_target(
@@ -48,3 +49,14 @@ def test_the_longest_rows_that_fit_the_context_are_trained_on() -> None:
     sources = [Source(Path(str(row)), None, row) for row in (64, 256, 1024)]
     chosen = [fitting(sources, context).row for context in (8, 64, 255, 256, 4096)]
     assert chosen == [64, 64, 64, 256, 1024]
+
+
+def test_the_examples_of_the_last_report_follow_from_the_seed_alone(tmp_path: Path) -> None:
+    np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8).tofile(tmp_path / "train.bin")
+    sources = [Source(tmp_path / "train.bin")]
+    first, again, other = (probed(sources, 16, seed) for seed in (5, 5, 6))
+    assert first.shape == (PROBE_ROWS, 16)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    trained_on = Batches(sources[0], 16, PROBE_ROWS, 5, "cpu").next()[0]
+    assert not np.array_equal(first, trained_on.numpy())
