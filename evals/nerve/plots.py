@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize, PowerNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from nightlab.errors import UsageError
@@ -21,6 +22,8 @@ from nightlab.evals.nerve.readings import Reading, comparable
 Grid = NDArray[np.float64]
 COLOURS = ("#0b6e99", "#d1495b")
 """First and second model."""
+MOST_TICKS = 6
+"""Steps that are written below a heat map."""
 
 
 Scale = Literal["even", "log", "root", "centred"]
@@ -124,16 +127,24 @@ def _norm(grids: Sequence[_Cells], scale: Scale) -> Normalize:
 
 
 def _draw(axes: Axes, cells: _Cells, norm: Normalize, colours: str) -> None:
-    edges = _edges(cells.steps)
-    rows = np.arange(cells.values.shape[0] + 1) - 0.5
-    mesh = axes.pcolormesh(edges, rows, cells.values, norm=norm, cmap=colours)
+    """A column for each report: early ones lie close together, and say the most."""
+    columns, rows = (np.arange(size + 1) - 0.5 for size in reversed(cells.values.shape))
+    mesh = axes.pcolormesh(columns, rows, cells.values, norm=norm, cmap=colours)
     bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=14)
+    if isinstance(norm, LogNorm):
+        span = float(norm.vmax or 1) / float(norm.vmin or 1)
+        bar.ax.yaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if span > 3 else (1, 1.5, 2, 3, 5))
+        )
+        bar.ax.yaxis.set_major_formatter("{x:g}")
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
     bar.ax.tick_params(labelsize=7, which="both")
     axes.invert_yaxis()
     axes.set_yticks(range(0, cells.values.shape[0], max(1, cells.values.shape[0] // 8)))
     axes.set_facecolor("#dddddd")
-    if len(cells.steps) == 1:
-        axes.set_xticks(cells.steps)
+    last = len(cells.steps) - 1
+    shown = np.unique(np.linspace(0, last, min(last + 1, MOST_TICKS)).round().astype(int))
+    axes.set_xticks(shown, [f"{cells.steps[at]:g}" for at in shown], fontsize=8)
 
 
 def _draw_difference(axes: Axes, first: _Cells, second: _Cells) -> None:
@@ -146,13 +157,6 @@ def _draw_difference(axes: Axes, first: _Cells, second: _Cells) -> None:
     b = second.values[:depth, np.isin(second.steps, shared)]
     cells = _Cells(b - a, shared)
     _draw(axes, cells, _norm([cells], "centred"), "PuOr_r")
-
-
-def _edges(steps: Grid) -> Grid:
-    if len(steps) == 1:
-        return np.array([steps[0] - 0.5, steps[0] + 0.5])
-    middles = (steps[1:] + steps[:-1]) / 2
-    return np.concatenate([[2 * steps[0] - middles[0]], middles, [2 * steps[-1] - middles[-1]]])
 
 
 def portrait(models: Mapping[str, Report], out: Path) -> Path:
@@ -213,6 +217,8 @@ def _draw_spectra(axes: Axes, report: Report, place: str) -> None:
     norm = TwoSlopeNorm(0.0, -2.5, 2.0)
     mesh = axes.pcolormesh(edges, rows_at, image, norm=norm, cmap="RdYlBu_r")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("eigenvalue rank")
     axes.set_facecolor("#dddddd")
     bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=18, ticks=[-2, -1, 0, 1, 2])
@@ -234,6 +240,7 @@ def _draw_ratios(
         )
         axes.plot([after[1], after[2]], [at, at], color=colour, lw=3, alpha=0.35)
     axes.margins(x=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel("corrected PR / D")
     axes.grid(axis="x", alpha=0.25)
 

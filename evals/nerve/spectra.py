@@ -134,7 +134,7 @@ def series_table(readings: Sequence[Reading]) -> str:
         for where in THIRDS:
             cells = [summary.values.get((where, metric)) for metric, _ in SHOWN]
             if any(cell is not None for cell in cells):
-                shown = "".join(f"{'-' if c is None else format(c, '.3f'):>11}" for c in cells)
+                shown = "".join(f"{'-' if c is None else format(c, '.4f'):>11}" for c in cells)
                 lines.append(f"{summary.step:>7} {where:<6}{shown}")
     return "\n".join(lines)
 
@@ -184,8 +184,8 @@ _COLUMNS = (
     _Column("where", 33, narrow=False, left=True),
     _Column("N", 6),
     _Column("D", 6),
-    _Column("PR/D before", 14),
-    _Column("PR/D after", 14),
+    _Column("PR/D before", 16),
+    _Column("PR/D after", 16),
     _Column("gain", 7),
     _Column("EEE after", 11),
     _Column("JS", 8),
@@ -275,14 +275,14 @@ def _share(numbers: Mapping[str, Interval], reading: Reading | None) -> str:
     if reading is None or interval is None or not reading.d:
         return "-"
     half = (interval.high - interval.value) / reading.d
-    error = f" ±{half:.3f}" if math.isfinite(half) else ""
-    return f"{interval.value / reading.d:.3f}{error}"
+    error = f" ±{half:.4f}" if math.isfinite(half) else ""
+    return f"{interval.value / reading.d:.4f}{error}"
 
 
 def _plain_share(reading: Reading | None) -> str:
     if reading is None or reading.pr_corrected is None:
         return "-"
-    return f"{reading.pr_corrected / reading.d:.3f}"
+    return f"{reading.pr_corrected / reading.d:.4f}"
 
 
 def _value(numbers: Mapping[str, Interval], name: str, form: str) -> str:
