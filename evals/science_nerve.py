@@ -1,10 +1,11 @@
 """The small science of spectra (E1-E8): what holds at small scale on a CPU, with intervals.
 
-    python -m nightlab.evals.science_nerve results.json [--scale 1.0]
+    python -m nightlab.evals.science_nerve results.json [--scale 1.0] [--keep FOLDER]
 
-Forty-odd runs of a 4-layer byte model, about ten CPU minutes at scale 1; ``scale`` shortens every
-run. Experiment by experiment: re-injection, GELU against ReLU, norm-free models, AdamW against
-Muon, width, whether a spectrum predicts the loss, penalties, and how a spectrum is forged.
+Some sixty runs of a 4-layer byte model, about fifteen CPU minutes at scale 1; ``scale`` shortens
+every run, and what a folder keeps is not run again. Experiment by experiment: re-injection, GELU
+against ReLU, norm-free models, AdamW against Muon, width, whether a spectrum predicts the loss,
+penalties, and how a spectrum is forged.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,17 @@ from torch import Tensor, nn
 from nightlab.evals.nerve import trends
 from nightlab.evals.nerve.ablation import ablate
 from nightlab.evals.nerve.readings import Reading
-from nightlab.evals.nerve.study import ByteModel, Corpus, Setting, Trace, evaluate, measure, train
+from nightlab.evals.nerve.study import (
+    ByteModel,
+    Corpus,
+    Setting,
+    Trace,
+    evaluate,
+    keep,
+    kept,
+    measure,
+    train,
+)
 from nightlab.kernels.spectra import Recorder
 
 Result = dict[str, Any]
@@ -37,8 +49,9 @@ RATES = {"adamw": (1e-3, 3e-3, 6e-3), "muon": (0.01, 0.03, 0.06)}
 class Laboratory:
     """Runs settings once each and remembers their traces."""
 
-    def __init__(self, scale: float, say: Callable[[str], None]) -> None:
+    def __init__(self, scale: float, say: Callable[[str], None], folder: Path | None) -> None:
         self.corpus = Corpus.of_standard_library()
+        self.folder = folder
         self.steps = max(50, round(300 * scale / 25) * 25)
         self.traces: dict[Setting, Trace] = {}
         self._say = say
@@ -47,7 +60,11 @@ class Laboratory:
         """The trace of one setting, trained at most once."""
         setting = Setting(steps=self.steps, **dials)
         if setting not in self.traces:
-            trace = train(setting, self.corpus)
+            trace = kept(setting, self.folder) if self.folder else None
+            if trace is None:
+                trace = train(setting, self.corpus)
+                if self.folder:
+                    keep(trace, self.folder)
             self.traces[setting] = trace
             flags = sorted({r.flag for r in trace.readings if r.flag})
             self._say(
@@ -180,30 +197,26 @@ METRICS = (("pre", "pr_share"), ("post", "pr_share"), ("pre", "se_share"), ("pos
 """Place and number of each metric that E6 tests as a predictor."""
 
 
+CONFIGURATIONS = 24
+"""Random settings of everything at once, each run once, that E6 compares."""
+
+
 def prediction(lab: Laboratory) -> Result:
     """E6: within runs, raw against detrended; across runs at one early step, against final loss."""
-    _varied(lab)
-    traces = list(lab.traces.values())
+    traces = _varied(lab)
     early = sorted(traces[0].losses)[len(traces[0].losses) // 3 - 1]
     final, then = [t.loss for t in traces], [t.losses[early] for t in traces]
     return {
         "runs": len(traces),
-        "configurations": len(set(_configurations(traces))),
         "step": early,
-        "early loss alone": trends.rank_correlation(then, final, groups=_configurations(traces)),
+        "early loss alone": trends.rank_correlation(then, final),
         "rows": [_prediction_row(traces, early, place, metric) for place, metric in METRICS],
         "ablation": _ablation(traces, early),
     }
 
 
-def _configurations(traces: Sequence[Trace]) -> list[Setting]:
-    """What each run is a repeat of."""
-    return [replace(trace.setting, seed=0) for trace in traces]
-
-
 def _prediction_row(traces: Sequence[Trace], early: int, place: str, metric: str) -> Result:
     final, then = [t.loss for t in traces], [t.losses[early] for t in traces]
-    groups = _configurations(traces)
     at_early = [float(np.nanmean(layers(t, place, metric, early))) for t in traces]
     inside = [_within(trace, place, metric) for trace in traces]
     detrended = [w.detrended for w in inside if np.isfinite(w.detrended)]
@@ -212,8 +225,8 @@ def _prediction_row(traces: Sequence[Trace], early: int, place: str, metric: str
         "raw": float(np.nanmedian([w.raw for w in inside])),
         "detrended": trends.mean_interval(detrended),
         "step alone": float(np.nanmedian([w.step_alone for w in inside])),
-        "across": trends.rank_correlation(at_early, final, groups=groups),
-        "across given loss": trends.rank_correlation(at_early, final, then, groups=groups),
+        "across": trends.rank_correlation(at_early, final),
+        "across given loss": trends.rank_correlation(at_early, final, then),
     }
 
 
@@ -223,35 +236,36 @@ def _within(trace: Trace, place: str, metric: str) -> trends.WithinRun:
     return trends.within_run(steps, curve, [trace.losses[step] for step in steps])
 
 
-def _varied(lab: Laboratory) -> None:
-    """Twelve random configurations of everything at once."""
+def _varied(lab: Laboratory) -> list[Trace]:
     rng = random.Random(1)
-    for seed in range(200, 212):
+    found = []
+    for seed in range(200, 200 + CONFIGURATIONS):
         optimizer = rng.choice(["adamw", "muon"])
-        lab.run(
-            seed=seed,
-            activation=rng.choice(["gelu", "relu", "silu", "relu2"]),
-            norm=rng.random() < 0.7,
-            optimizer=optimizer,
-            lr=rng.choice(RATES[optimizer]),
-            weight_decay=rng.choice([0.0, 0.1, 0.3]),
-            depth=rng.choice([2, 3, 4]),
-            ratio=rng.choice([2, 4]),
-        )
+        dials = {
+            "activation": rng.choice(["gelu", "relu", "silu", "relu2"]),
+            "norm": rng.random() < 0.7,
+            "optimizer": optimizer,
+            "lr": rng.choice(RATES[optimizer]),
+            "weight_decay": rng.choice([0.0, 0.1, 0.3]),
+            "depth": rng.choice([2, 3, 4]),
+            "ratio": rng.choice([2, 4]),
+        }
+        found.append(lab.run(seed=seed, **dials))
+    return found
 
 
 def _ablation(traces: Sequence[Trace], early: int) -> Result:
     """Error in predicting the final loss from the early curve, without and with early spectra.
 
-    Configurations are left out whole; the intervals are over ten draws of the folds, on the same
-    runs, so they say how much the split matters and not how much another set of runs would.
+    The intervals are over ten draws of the folds, on the same runs, so they say how much the split
+    matters and not how much another set of runs would.
     """
-    final, groups = np.array([trace.loss for trace in traces]), _configurations(traces)
+    final = np.array([trace.loss for trace in traces])
     curve = np.array([[t.losses[s] for s in sorted(t.losses) if s <= early] for t in traces])
     spectra = np.array(
         [[np.nanmean(layers(t, place, metric, early)) for place, metric in METRICS] for t in traces]
     )
-    found = ablate(curve, spectra, final, groups)
+    found = ablate(curve, spectra, final, range(len(traces)))
     return {
         **asdict(found),
         "table": {"curve": curve.tolist(), "spectra": spectra.tolist(), "final": final.tolist()},
@@ -273,7 +287,8 @@ def forgery(lab: Laboratory) -> Result:
     """E8: hidden units that lead nowhere raise PR at equal loss; the output's PR stays."""
     trace = lab.run()
     held, probe = lab.corpus.held(96), lab.corpus.held(32, seed=8)
-    model = trace.model
+    model = trace.model or train(trace.setting, lab.corpus).model
+    assert model is not None
     forged = _with_dead_units(model, trace.setting, next(lab.corpus.batches(9, 64))[:, :-1])
     rows = {}
     for name, each in (("honest", model), ("forged", forged)):
@@ -333,20 +348,20 @@ EXPERIMENTS: dict[str, Callable[[Laboratory], Result]] = {
     "E3": norm_free,
     "E4": optimizers,
     "E5": widths,
+    "E6": prediction,
     "E7": penalties,
     "E8": forgery,
-    "E6": prediction,
 }
-"""E6 comes last because it also reads every other run."""
 
 
 def study(
     scale: float = 1.0,
     say: Callable[[str], None] = lambda _: None,
     only: Sequence[str] = tuple(EXPERIMENTS),
+    folder: Path | None = None,
 ) -> Result:
     """The experiments named; a JSON-ready result with every run's loss."""
-    lab = Laboratory(scale, say)
+    lab = Laboratory(scale, say, folder)
     began = time.process_time()
     results = {name: EXPERIMENTS[name](lab) for name in EXPERIMENTS if name in only}
     runs = [
@@ -369,9 +384,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--only", nargs="+", choices=sorted(EXPERIMENTS), default=list(EXPERIMENTS))
+    parser.add_argument("--keep", type=Path, help="folder of runs; those in it are not repeated")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    result = study(asked.scale, lambda line: print(line, file=sys.stderr, flush=True), asked.only)
+    say = partial(print, file=sys.stderr, flush=True)
+    result = study(asked.scale, say, asked.only, asked.keep)
     asked.out.write_text(json.dumps(result, indent=1))
 
 

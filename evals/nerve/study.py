@@ -6,11 +6,13 @@ model, its data order and its probes follow from the setting alone.
 Axes: B batch, T tokens, D width of the residual stream.
 """
 
+import hashlib
+import json
 import math
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -63,12 +65,41 @@ class Trace:
     """Spectra on a fixed probe batch in evaluation mode, by step."""
     seconds: float
     """CPU time of the whole run."""
-    model: nn.Module = field(repr=False)
+    model: nn.Module | None = field(repr=False, compare=False, default=None)
+    """None where the trace was read back from a file."""
 
     @property
     def loss(self) -> float:
         """Final validation loss."""
         return self.losses[max(self.losses)]
+
+
+def keep(trace: Trace, folder: Path) -> None:
+    """Write a trace, without its model, under the name of its setting."""
+    folder.mkdir(parents=True, exist_ok=True)
+    readings = [asdict(each) for each in trace.readings]
+    told = {"losses": trace.losses, "readings": readings, "seconds": trace.seconds}
+    draft = folder / f"{_name(trace.setting)}.draft"
+    draft.write_text(json.dumps(told))
+    draft.replace(draft.with_suffix(".json"))
+
+
+def kept(setting: Setting, folder: Path) -> Trace | None:
+    """The trace of a setting that was kept in a folder, or None."""
+    file = folder / f"{_name(setting)}.json"
+    if not file.exists():
+        return None
+    told = json.loads(file.read_text())
+    return Trace(
+        setting=setting,
+        losses={int(step): loss for step, loss in told["losses"].items()},
+        readings=parse(told["readings"]),
+        seconds=told["seconds"],
+    )
+
+
+def _name(setting: Setting) -> str:
+    return hashlib.sha256(json.dumps(asdict(setting)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
