@@ -16,22 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from nightlab.kernels.spectra import Record, Recorder
-from nightlab.kernels.spectra.recorder import EVERY, PLACES
+from nightlab.kernels.spectra.cadence import FIRST, SHARE, TOKENS, Cadence
+from nightlab.kernels.spectra.recorder import PLACES
 from nightlab.sandbox.guest.wire import Array
 
 FILE = "spectra.jsonl"
-FIRST = EVERY // 5
-"""The first report comes early, so that short runs have a step in common."""
-REPORTS = 24
-"""Reports at one cadence; then it is halved, so that a long run leaves few more."""
 MOST_BYTES = 384 << 10
 """What the file may come to; the host refuses a larger one."""
 MOST_LINE_BYTES = 48 << 10
 """What a line may come to; the host refuses a longer one."""
-TOKENS = 160
-"""N of a report: fewer than the library's default, so that the shortest rung can afford two."""
-SHARE = 0.006
-"""Largest share of the trial's CPU time for reports on the way; the last one costs the rest."""
 DIGITS = 5
 
 
@@ -43,7 +36,7 @@ class Recording:
         self._recorder = Recorder(model, tokens=TOKENS, every=FIRST, share=SHARE)
         self._file = (out / FILE).open("w", buffering=1)
         self._left = MOST_BYTES
-        self._every, self._reports = EVERY, 0
+        self._cadence = Cadence()
         self._stopped = False
 
     def loss(self, step: int, compute: Callable[[], Tensor]) -> Tensor:
@@ -72,8 +65,7 @@ class Recording:
             self._file.close()
 
     def _due(self, step: int) -> bool:
-        on_grid = step == FIRST or step % self._every == 0
-        return on_grid and not self._stopped and self._recorder.due(step)
+        return self._cadence.due(step) and not self._stopped and self._recorder.due(step)
 
     def _write(self, step: int, records: Sequence[Record], loss: float | None) -> None:
         rounded = [{name: _short(value) for name, value in each.items()} for each in records]
@@ -84,9 +76,7 @@ class Recording:
             return
         self._file.write(line)
         self._left -= len(line)
-        self._reports += 1
-        if self._reports == REPORTS:
-            self._every, self._reports = 2 * self._every, 0
+        self._cadence.reported()
 
     def _stop(self, fault: Exception) -> None:
         self._stopped = True
