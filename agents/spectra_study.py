@@ -6,8 +6,8 @@ A HOME is a folder of state (NIGHTLAB_HOME); every campaign in its ledger counts
 
 Two questions. *Own end*: from the first third of a trial's reported curve, how well is its score
 foretold, without and with the spectra reported by then? *Value*: from what the policy logged of
-the options it chose, how well is the child's score foretold, without and with the parent's
-spectral features? Errors are of ridge regression on whole programs left out.
+the options it chose, how well is the child's score, less the baseline's, foretold, without and with
+the parent's spectral features? Errors are of ridge regression on whole programs left out.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from nightlab.errors import UsageError
 from nightlab.evals.nerve.ablation import Ablation, ablate
 from nightlab.evals.nerve.thirds import METRICS, THIRDS, Summary, summaries
 from nightlab.memory.ledger import Ledger
-from nightlab.memory.records import Trial
+from nightlab.memory.records import Arm, Experiment, Trial
 from nightlab.vocabulary import Purpose
 
 Floats = NDArray[np.float64]
@@ -92,14 +92,16 @@ def _numbers(now: Summary | None) -> tuple[float, ...]:
 
 
 def value_rows(ledger: Ledger, campaign: str) -> list[Row]:
-    """A row for each scored experiment whose decision logged features of its options."""
+    """A row for each scored experiment whose decision logged features of its options; its target is
+    the child's score less the baseline's of the campaign, since machines differ."""
     metric = ledger.campaign(campaign).objective.metric
     rung = ledger.rungs(campaign)[0]
     at = [PARENT.index(name) for name in EXTRA_FEATURES if name.startswith("nerve")]
+    tried = ledger.experiments(campaign)
+    base = [v for e in tried if e.number == 0 for v in _scores(ledger, e, rung, metric)]
     rows = []
-    for experiment in ledger.experiments(campaign):
-        trials = [t for t in ledger.trials(experiment=experiment.id) if t.rung == rung]
-        values = [v for t in trials if (v := t.value(metric)) is not None]
+    for experiment in tried if base else ():
+        values = _scores(ledger, experiment, rung, metric)
         chosen = _chosen(ledger, experiment.id)
         if experiment.number == 0 or not values or len(chosen) < 2:
             continue
@@ -108,8 +110,16 @@ def value_rows(ledger: Ledger, campaign: str) -> list[Row]:
         place = sum(len(chosen[head]) for head in sorted(chosen) if head < "parent")
         told = [place + number for number in at]
         plain = tuple(n for k, n in enumerate(heads) if k not in told)
-        rows.append(Row(plain, tuple(parent[n] for n in at), float(np.mean(values)), experiment.id))
+        lead = float(np.mean(values) - np.mean(base))
+        rows.append(Row(plain, tuple(parent[n] for n in at), lead, str(experiment.program)))
     return rows
+
+
+def _scores(ledger: Ledger, experiment: Experiment, rung: str, metric: str) -> list[float]:
+    """Of an experiment's own program on a rung, not of the incumbent beside it."""
+    trials = [t for t in ledger.trials(experiment=experiment.id) if t.rung == rung]
+    own = [t for t in trials if t.arm is Arm.CANDIDATE and t.program == experiment.program]
+    return [v for t in own if (v := t.value(metric)) is not None]
 
 
 def _chosen(ledger: Ledger, experiment: str) -> dict[str, list[float]]:

@@ -11,8 +11,7 @@ from nightlab.evals.nerve.trends import Interval
 
 Floats = NDArray[np.float64]
 SEEDS = 10
-"""Draws of the folds. The intervals over them say how much the split matters, and not how much
-another set of runs would."""
+"""Draws of the folds. Intervals of errors are over them: they say how much the split matters."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,8 @@ class Ablation:
     """Root mean squared errors of ridge regression on groups left out."""
 
     runs: int
+    told: int
+    """Runs of which any spectrum was known."""
     groups: int
     spread: float
     """Standard deviation of the target: the error of knowing nothing."""
@@ -27,13 +28,15 @@ class Ablation:
     with_spectra: Interval
     spectra_alone: Interval
     change: Interval
-    """With less without, paired by split: negative where spectra help."""
+    """With less without, squared errors averaged over the draws: negative where spectra help. Its
+    interval is over programs, so it says what other programs might have shown."""
 
     def lines(self, unit: str) -> list[str]:
         """The result in words."""
         verdict = "help" if self.change.high < 0 else "hurt" if self.change.low > 0 else "no matter"
         return [
-            f"{self.runs} runs of {self.groups} programs, target spread {self.spread:.4f} {unit}",
+            f"{self.runs} runs of {self.groups} programs, {self.told} with spectra, "
+            f"target spread {self.spread:.4f} {unit}",
             f"error without spectra {_text(self.without)}, with {_text(self.with_spectra)}, "
             f"spectra alone {_text(self.spectra_alone)}",
             f"change {_text(self.change, '+')} {unit}: spectra {verdict}",
@@ -50,20 +53,25 @@ def ablate(
     known, told = _filled(plain), _filled(spectra)
     sides = {"without": known, "alone": told, "both": np.hstack([known, told])}
     errors = {
-        name: [
-            trends.prediction_error(side, target, seed=seed, groups=groups) for seed in range(seeds)
-        ]
+        name: np.array([
+            trends.left_out(side, target, seed=seed, groups=groups) ** 2 for seed in range(seeds)
+        ])
         for name, side in sides.items()
+    }  # fmt: skip
+    means = {
+        name: trends.mean_interval(np.sqrt(each.mean(axis=1)).tolist())
+        for name, each in errors.items()
     }
-    change = [b - a for a, b in zip(errors["without"], errors["both"], strict=True)]
+    change = trends.change_interval(errors["without"].mean(0), errors["both"].mean(0), groups)
     return Ablation(
         runs=len(target),
+        told=int((np.nan_to_num(spectra) != 0).any(axis=1).sum()),
         groups=len(set(groups)),
         spread=float(np.std(target, ddof=1)),
-        without=trends.mean_interval(errors["without"]),
-        with_spectra=trends.mean_interval(errors["both"]),
-        spectra_alone=trends.mean_interval(errors["alone"]),
-        change=trends.mean_interval(change),
+        without=means["without"],
+        with_spectra=means["both"],
+        spectra_alone=means["alone"],
+        change=change,
     )
 
 

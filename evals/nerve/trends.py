@@ -124,7 +124,20 @@ def prediction_error(
     folds: int = 5,
     groups: Sequence[object] | None = None,
 ) -> float:
-    """Root mean squared error of ridge regression on runs left out, folds drawn by ``seed``.
+    """Root mean squared error of :func:`left_out`."""
+    off = left_out(features, target, seed=seed, folds=folds, groups=groups)
+    return float(np.sqrt((off**2).mean()))
+
+
+def left_out(
+    features: Floats,
+    target: Floats,
+    *,
+    seed: int,
+    folds: int = 5,
+    groups: Sequence[object] | None = None,
+) -> Floats:
+    """What ridge regression is off by, [runs], each run left out once, folds drawn by ``seed``.
 
     ``features`` [runs, F], ``target`` [runs]. Runs of one group are left out together. The ridge
     strength is chosen within the training folds by leaving out one group at a time, so adding
@@ -132,7 +145,7 @@ def prediction_error(
     """
     members = _members(groups, len(target))
     order = np.random.default_rng(seed).permutation(len(members))
-    errors = []
+    off = np.zeros(len(target))
     for fold in np.array_split(order, folds):
         inner = [members[at] for at in order if at not in fold]
         rest, part = np.concatenate(inner), np.concatenate([members[at] for at in fold])
@@ -143,8 +156,28 @@ def prediction_error(
                 for out in inner
             ),
         )
-        errors.append(_residual(features, target, rest, part, strength) ** 2)
-    return float(np.sqrt(np.concatenate(errors).mean()))
+        off[part] = _residual(features, target, rest, part, strength)
+    return off
+
+
+def change_interval(
+    before: Floats, after: Floats, groups: Sequence[object], *, seed: int = 0
+) -> Interval:
+    """Change of the root mean squared error, with a bootstrap interval over groups (2,000 draws).
+
+    ``before`` and ``after`` are squared errors of the same runs, [runs].
+    """
+    rng, parts = np.random.default_rng(seed), _members(groups, len(before))
+
+    def change(rows: Rows) -> float:
+        return float(np.sqrt(after[rows].mean()) - np.sqrt(before[rows].mean()))
+
+    draws = [
+        change(np.concatenate([parts[at] for at in rng.integers(len(parts), size=len(parts))]))
+        for _ in range(2000)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Interval(change(np.arange(len(before))), float(low), float(high))
 
 
 def _residual(features: Floats, target: Floats, rest: Rows, part: Rows, strength: float) -> Floats:

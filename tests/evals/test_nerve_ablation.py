@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from nightlab.evals.nerve import trends
 from nightlab.evals.nerve.ablation import ablate
 
 
@@ -36,3 +37,15 @@ def test_missing_numbers_and_empty_columns_are_no_obstacle() -> None:
     assert found.change.high < 0
     nothing = ablate(plain, np.full((40, 2), np.nan), target, groups, seeds=5)
     assert nothing.change.value == pytest.approx(0.0)
+
+
+def test_the_interval_of_the_change_is_over_programs_and_mostly_covers_no_effect() -> None:
+    rng = np.random.default_rng(0)
+    groups = [n // 2 for n in range(40)]
+    found = [
+        trends.change_interval(*rng.chisquare(1, size=(2, 40)), groups, seed=seed)
+        for seed in range(40)
+    ]
+    assert sum(change.excludes_zero for change in found) <= 6
+    before = rng.chisquare(1, size=40)
+    assert trends.change_interval(before, 0.25 * before, groups).high < 0

@@ -1,5 +1,7 @@
 """Reports fall on steps that all programs share, and thin out in long runs."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +21,7 @@ def steps(most: int) -> list[int]:
 def test_a_run_reports_early_and_then_on_a_grid_that_widens_once_it_is_long() -> None:
     found = steps(10_000)
     assert found[:3] == [FIRST, EVERY, 2 * EVERY]
-    gaps = [b - a for a, b in zip(found[1:], found[2:], strict=False)]
+    gaps = [b - a for a, b in pairwise(found[1:])]
     assert gaps == sorted(gaps)
     assert gaps[: REPORTS - 3] == [EVERY] * (REPORTS - 3)
     assert set(gaps) <= {EVERY * 2**n for n in range(10)}
