@@ -42,9 +42,10 @@ def test_missing_numbers_and_empty_columns_are_no_obstacle() -> None:
 def test_the_interval_of_the_change_is_over_programs_and_mostly_covers_no_effect() -> None:
     rng = np.random.default_rng(0)
     groups = [n // 2 for n in range(40)]
+    errors = rng.chisquare(1, size=(40, 2, 40))
     found = [
-        trends.change_interval(*rng.chisquare(1, size=(2, 40)), groups, seed=seed)
-        for seed in range(40)
+        trends.change_interval(before, after, groups, seed=seed)
+        for seed, (before, after) in enumerate(errors)
     ]
     assert sum(change.excludes_zero for change in found) <= 6
     before = rng.chisquare(1, size=40)
