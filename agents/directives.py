@@ -14,7 +14,8 @@ from nightlab.agents.policy.interface import Head, Menu
 NOTE = "note"
 FORGET = re.compile(r"\b(forget|drop|ignore)\b.*\b(directives?|wishes|that|everything)\b", re.I)
 AVOID = re.compile(
-    r"\b(?:leave|keep|do not|don't|dont|never|no more|not|avoid|without|stop)\b", re.IGNORECASE
+    r"\b(?:leave|keep(?!\W*$)|do not|don't|dont|never|no more|not|avoid|without|stop)\b",
+    re.IGNORECASE,
 )
 AUTHORS = {"catalogue": "catalogue", "operators": "catalogue"}
 

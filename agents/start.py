@@ -104,6 +104,8 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
     )
     for call in order.calls:
         ledger.record_call(campaign.id, call)
+    if parts := task.focus.get(order.objective.metric):
+        ledger.add_directive(campaign.id, f"try {', '.join(parts)}")
     lease = take(ledger, campaign.id)
     if task.note:
         ledger.log(campaign.id, "task", task.note)

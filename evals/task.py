@@ -5,7 +5,7 @@ A task is a folder with a ``task.toml`` that a person can read and the baseline'
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,8 @@ class Task:
     """What scoring a trial takes on one core, roughly, before a campaign has measured it."""
     note: str = ""
     """What a person should know of how it runs on this machine."""
+    focus: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Per metric, the parts of a program that it is made of: a campaign for it begins with them."""
 
     def rung(self, name: str) -> Rung:
         """The rung of that name.
@@ -137,6 +139,9 @@ def _read(folder: Path, table: Mapping[str, Any], device: str | None) -> Task:
     metrics = {name: Direction(direction) for name, direction in table["metrics"].items()}
     if metrics.get(table["metric"]) != Direction(table["direction"]):
         raise ValueError(f"[metrics] must list {table['metric']!r} with the task's direction")
+    focus = {name: tuple(parts) for name, parts in table.get("focus", {}).items()}
+    if unknown := sorted(focus.keys() - metrics.keys()):
+        raise ValueError(f"[focus] names {unknown[0]!r}, which [metrics] does not list")
     return Task(
         name=table["name"],
         title=table["title"],
@@ -156,4 +161,5 @@ def _read(folder: Path, table: Mapping[str, Any], device: str | None) -> Task:
         gpu=device if "cpu" in table else None,
         scoring_seconds=float(table.get("scoring_seconds", 1.5)),
         note=note,
+        focus=focus,
     )

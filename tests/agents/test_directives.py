@@ -1,10 +1,15 @@
 """What a person's plain words close and open on the menu."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from nightlab.agents.decide import menu
 from nightlab.agents.directives import FORGET, restriction, understood
 from nightlab.agents.policy.interface import Head
+from nightlab.errors import UsageError
+from nightlab.evals.task import SHIPPED, load
 
 MENU = menu(("catalogue", "scripted"))
 EVERYTHING = frozenset(part.name for part in MENU.parts)
@@ -18,6 +23,22 @@ def test_a_part_that_is_left_alone_is_closed_and_a_named_one_is_all_there_is() -
     found = only("work on the norm, leave the optimizer alone")
     assert found[Head.PART] == {"norm"}
     assert only("leave the optimizer alone")[Head.PART] == EVERYTHING - {"optimizer"}
+
+
+def test_the_parts_that_a_task_focuses_on_are_understood() -> None:
+    task = load("recall")
+    for parts in task.focus.values():
+        assert only(f"try {', '.join(parts)}") == {Head.PART: frozenset(parts)}
+    assert "eviction" in task.focus["kv_bytes_per_token"]
+
+
+def test_a_focus_on_what_is_not_measured_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    shutil.copytree(SHIPPED / "recall", folder)
+    toml = folder / "task.toml"
+    toml.write_text(toml.read_text() + "\n[focus.speed]\n")
+    with pytest.raises(UsageError, match="speed"):
+        load(str(folder))
 
 
 def test_a_variant_opens_its_own_part() -> None:
