@@ -8,6 +8,7 @@ caught. A disagreement is a tell-tale: the measurement becomes suspect, never be
 """
 
 from collections.abc import Sequence
+from itertools import count
 
 from nightlab.evals.nerve.readings import Reading
 
@@ -15,7 +16,8 @@ MARGIN = {"pr_corrected": (0.02, 0.02), "entropy": (0.01, 0.01), "eee": (0.0, 0.
 """What is allowed, the larger of a share of the value and an absolute number: rounding, and
 arithmetic in another order on another device."""
 
-_At = tuple[int, int | None, str, str]
+_At = tuple[int, int | None, str, str, int]
+"""Layer, expert, path and place, and how many readings of the same four came before it."""
 
 
 def disagreements(reported: Sequence[Reading], recomputed: Sequence[Reading]) -> tuple[str, ...]:
@@ -27,7 +29,7 @@ def disagreements(reported: Sequence[Reading], recomputed: Sequence[Reading]) ->
     """
     if not recomputed:
         return ("spectra could not be recomputed",) if reported else ()
-    ours, theirs = ({_at(r): r for r in side} for side in (reported, recomputed))
+    ours, theirs = _placed(reported), _placed(recomputed)
     reasons = [f"{_name(at)}: reported, not found" for at in ours if at not in theirs]
     reasons += [f"{_name(at)}: found, not reported" for at in theirs if at not in ours]
     for at, reading in ours.items():
@@ -51,12 +53,18 @@ def _differences(at: _At, reported: Reading, found: Reading) -> list[str]:
     return reasons
 
 
-def _at(reading: Reading) -> _At:
-    return reading.layer, reading.expert, reading.path, reading.place
+def _placed(readings: Sequence[Reading]) -> dict[_At, Reading]:
+    """Each reading at its place. Some experts share one, so none may stand in for another."""
+    placed: dict[_At, Reading] = {}
+    for reading in readings:
+        at = reading.layer, reading.expert, reading.path, reading.place
+        before = next(n for n in count() if (*at, n) not in placed)
+        placed[*at, before] = reading
+    return placed
 
 
 def _name(at: _At) -> str:
-    layer, expert, _, place = at
+    layer, expert, _, place, _ = at
     return f"layer {layer}" + (f" expert {expert}" if expert is not None else "") + f" {place}"
 
 

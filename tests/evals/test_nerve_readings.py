@@ -182,6 +182,14 @@ def test_layers_that_only_one_side_saw_and_missing_recomputation_are_flagged() -
     assert disagreements([], []) == ()
 
 
+def test_a_forged_number_does_not_hide_among_readings_of_the_same_place() -> None:
+    honest = [reading(expert=0, eee=0.7), reading(expert=0, eee=0.5)]
+    assert disagreements(honest, honest) == ()
+    forged = [reading(expert=0, eee=0.9), honest[1]]
+    assert "0.9 reported" in " ".join(disagreements(forged, honest))
+    assert "found, not reported" in " ".join(disagreements(honest[1:], honest))
+
+
 def test_the_last_step_is_the_one_that_is_checked() -> None:
     readings = [reading(step=50), reading(step=100), reading(step=100, layer=1)]
     assert [r.step for r in last(readings)] == [100, 100]
