@@ -8,7 +8,9 @@ from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import Arm, Experiment
 from nightlab.vocabulary import Direction, Ending, Integrity, Objective, Verdict
 
-WORTHY = (Verdict.SCREENED, Verdict.CONFIRMED)
+MEASURED = (Verdict.SCREENED, Verdict.CONFIRMED, Verdict.DISCARDED)
+"""Verdicts of programs whose measurements are trusted; what the goal does not want may still be on
+the front."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Front:
-    """Programs that passed the low rung, and the baseline, on the cheapest rung."""
+    """Programs that were measured, the baseline among them, on the cheapest rung."""
 
     rung: str
     metrics: tuple[str, ...]
@@ -52,7 +54,7 @@ def front(ledger: Ledger, campaign: str) -> Front | None:
         return None
     found = []
     for experiment in ledger.experiments(campaign):
-        if experiment.number and experiment.verdict not in WORTHY:
+        if experiment.number and experiment.verdict not in MEASURED:
             continue
         values, trials = _means(ledger, experiment, rungs[0], tuple(named))
         if len(values) == len(named):
@@ -92,6 +94,8 @@ def table(shown: Front) -> str:
         f"| --- | --- |{' --- |' * (len(shown.metrics) + 2)}",
     ]
     for point in shown.points:
+        if not point.on_front and point.experiment.verdict is Verdict.DISCARDED:
+            continue
         verdict = point.experiment.verdict if point.experiment.number else "baseline"
         values = " | ".join(f"{value:.5g}" for value in point.values)
         mark = "yes" if point.on_front else ""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from nightlab.errors import LedgerError, boundary
 from nightlab.memory.report.front import Front, Point
-from nightlab.memory.report.plot import BASELINE, BLUE, CONFIRMED, ORANGE, SCREENED, Mark, legend
+from nightlab.memory.report.plot import BASELINE, BLUE, OF_VERDICT, ORANGE, Mark, legend
 from nightlab.vocabulary import Direction, Verdict
 
 ACROSS = 3
@@ -117,7 +117,7 @@ def _names(axes: Axes, shown: Front, other: int) -> None:
 def _mark(point: Point) -> Mark:
     if point.experiment.number == 0:
         return BASELINE
-    return CONFIRMED if point.experiment.verdict is Verdict.CONFIRMED else SCREENED
+    return OF_VERDICT[point.experiment.verdict or Verdict.DISCARDED]
 
 
 def _axis(metric: str, way: Direction) -> str:
