@@ -8,8 +8,8 @@ own (``nightlab.sandbox.abuse``).
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,7 +20,7 @@ from nightlab.evals import scorer
 from nightlab.evals.bits_per_byte import BitsPerByte, Guard, prefixes, replay
 from nightlab.evals.oracles import Floats
 from nightlab.evals.task import Splits, Task, load
-from nightlab.memory.records import Arm, Estimate, Trial, TrialStatus
+from nightlab.memory.records import Estimate
 from nightlab.sandbox.choose import choose, ready
 from nightlab.sandbox.process import ProcessSandbox
 from nightlab.vocabulary import (
@@ -28,12 +28,16 @@ from nightlab.vocabulary import (
     Integrity,
     Measurement,
     Program,
-    Purpose,
     Run,
     Rung,
     Split,
     Tier,
 )
+
+if TYPE_CHECKING:
+    from tests.agents.ended import trial
+else:
+    from ended import trial
 
 pytestmark = pytest.mark.slow
 
@@ -301,22 +305,3 @@ def test_a_file_of_made_up_metrics_fails_the_run(place: Place) -> None:
     forged = place.train(METRICS)
     assert (forged.ending, forged.outputs) == (Ending.BAD_OUTPUT, None)
     assert "metrics.json" in forged.reason
-
-
-def trial(run: Run) -> Trial:
-
-    return Trial(
-        id="c1-1/small/1",
-        campaign="c1",
-        experiment="c1-1",
-        program="p",
-        rung="small",
-        seed=1,
-        purpose=Purpose.SCREEN,
-        arm=Arm.CANDIDATE,
-        status=TrialStatus.FINISHED,
-        attempt=1,
-        token=1,
-        started=datetime(2026, 1, 1, tzinfo=UTC),
-        run=run,
-    )

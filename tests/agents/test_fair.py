@@ -1,48 +1,39 @@
 """Gains bought with compute, or known by heart from the search split, are no gains."""
 
-from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 
 from nightlab.agents.fair import disagreement, overspent_confirmation, overspent_screening
 from nightlab.agents.judge import Pair, Paired
-from nightlab.memory.records import Arm, Estimate, Trial, TrialStatus
-from nightlab.vocabulary import Ending, Purpose, Run, Rung, Tier
+from nightlab.memory.records import Estimate, Trial
+from nightlab.vocabulary import Ending, Run, Rung, Tier
+
+if TYPE_CHECKING:
+    from tests.agents.ended import trial
+else:
+    from ended import trial
 
 SMALL = Rung("small", 5.0)
 
 
-def trial(cpu_seconds: float) -> Trial:
-    return Trial(
-        id="c1-1/small/1",
-        campaign="c1",
-        experiment="c1-1",
-        program="p",
-        rung="small",
-        seed=1,
-        purpose=Purpose.CONFIRM,
-        arm=Arm.CANDIDATE,
-        status=TrialStatus.FINISHED,
-        attempt=1,
-        token=1,
-        started=datetime(2026, 1, 1, tzinfo=UTC),
-        run=Run(ending=Ending.FINISHED, tier=Tier.PROCESS, cpu_seconds=cpu_seconds),
-    )
+def used(cpu_seconds: float) -> Trial:
+    return trial(Run(ending=Ending.FINISHED, tier=Tier.PROCESS, cpu_seconds=cpu_seconds))
 
 
 def pairs(*cpu_seconds: tuple[float, float]) -> list[Pair]:
-    return [Pair(trial(mine), trial(theirs)) for mine, theirs in cpu_seconds]
+    return [Pair(used(mine), used(theirs)) for mine, theirs in cpu_seconds]
 
 
 def test_a_trial_that_trains_on_past_its_budget_is_no_comparison() -> None:
-    said = overspent_screening(trial(7.9), trial(5.07), SMALL)
+    said = overspent_screening(used(7.9), used(5.07), SMALL)
     assert said is not None
     assert "7.90 CPU seconds" in said
     assert "5.07" in said
 
 
 def test_a_slow_step_at_the_end_is_forgiven_in_a_screen() -> None:
-    assert overspent_screening(trial(5.55), trial(5.07), SMALL) is None
+    assert overspent_screening(used(5.55), used(5.07), SMALL) is None
 
 
 def test_pairs_are_compared_by_their_means_and_more_strictly() -> None:
@@ -51,7 +42,7 @@ def test_pairs_are_compared_by_their_means_and_more_strictly() -> None:
 
 
 def test_less_compute_than_the_incumbent_is_always_fair() -> None:
-    assert overspent_screening(trial(1.0), trial(5.0), SMALL) is None
+    assert overspent_screening(used(1.0), used(5.0), SMALL) is None
     assert overspent_confirmation(pairs((4.0, 5.0)), SMALL) is None
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,19 +13,23 @@ from nightlab.agents.trial import Bench, discard, fed
 from nightlab.evals import scorer
 from nightlab.evals.meters import CPU_METRIC
 from nightlab.evals.task import load
-from nightlab.memory.records import Arm, Trial, TrialStatus
+from nightlab.memory.records import Trial
 from nightlab.sandbox.process import ProcessSandbox
 from nightlab.vocabulary import (
     Ending,
     Integrity,
     Measurement,
     Program,
-    Purpose,
     Run,
     Rung,
     Split,
     Tier,
 )
+
+if TYPE_CHECKING:
+    from tests.agents.ended import trial
+else:
+    from ended import trial
 
 RUNG = Rung("small", 0.4)
 WANTED = frozenset({"flops_per_token", "train_tokens_per_s", "decode_ms@4096"})
@@ -67,25 +71,6 @@ def tried(bench: Bench, program: Program) -> Trial:
     measured = bench.measure(program, run, Split.SEARCH, seed=1)
     discard(run)
     return trial(run, measured)
-
-
-def trial(run: Run, measured: Measurement | None) -> Trial:
-    return Trial(
-        id="c1-1/small/1",
-        campaign="c1",
-        experiment="c1-1",
-        program="p",
-        rung="small",
-        seed=1,
-        purpose=Purpose.SCREEN,
-        arm=Arm.CANDIDATE,
-        status=TrialStatus.FINISHED,
-        attempt=1,
-        token=1,
-        started=datetime(2026, 1, 1, tzinfo=UTC),
-        run=run,
-        measurement=measured,
-    )
 
 
 @pytest.fixture(scope="module")
