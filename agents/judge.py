@@ -372,6 +372,7 @@ def _holdout_value(lab: Lab, trial: Trial, experiment: str) -> float | None:
         if len(paths) < len(kept):
             return None
         program, split = lab.program_of(experiment), Split.HOLDOUT
+        # Confirming trials of our own edits met a fresh checker already; foreign code always does.
         foreign = lab.foreign_author(experiment) is not None
         with lab.slot():
             started = time.monotonic()
