@@ -1,6 +1,7 @@
 """How a campaign spends its budget: which rungs, how many seeds, what is kept back for the end."""
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +9,12 @@ import numpy as np
 from nightlab.errors import UsageError
 from nightlab.evals import meters, scorer
 from nightlab.evals.task import Task
-from nightlab.vocabulary import Budget, Objective, Purpose, Rung
+from nightlab.vocabulary import Objective, Purpose, Rung
 
 CONFIRM_SHARE = 0.2
 """One confirmation of three pairs may take this much of the budget."""
+SEARCH_SHARE = 0.5
+"""What a campaign should have left for its search, where a coarse rung can give it."""
 UNLIMITED_SECONDS = 24 * 3600.0
 MOST_SEEDS = 256
 SEED_RANGE = 900_000
@@ -58,16 +61,23 @@ class Plan:
             self.noise_trials * (self.confirm.cpu_seconds + 2 * self.scoring_seconds) / self.workers
         )
 
+    @property
+    def fixed_seconds(self) -> float:
+        """Wall seconds that the smallest campaign takes beside its search."""
+        return self.noise_seconds + self.confirm_seconds + self.closing_seconds
 
-def make(task: Task, budget: Budget, workers: int, metrics: Collection[str] = ()) -> Plan:
+
+def make(task: Task, objective: Objective, workers: int) -> Plan:
     """Screen on the cheapest rung; confirm on the largest of which a confirmation fits.
 
-    ``metrics``: what the objective names; meters of some of them take time.
+    A coarse rung does both where no constraint has to be decided and the others would leave less
+    than half the time to the search.
     Raises:
         UsageError: the budget is too small for a noise floor and one confirmation.
     """
+    budget = objective.budget
     screen = task.rungs[0]
-    beside = task.scoring_seconds + sum(map(meters.seconds, metrics))
+    beside = task.scoring_seconds + sum(map(meters.seconds, objective.metrics))
     seconds = budget.seconds
     if seconds is None:
         seconds = UNLIMITED_SECONDS if budget.trials is None else _seconds_of(task, budget.trials)
@@ -77,11 +87,14 @@ def make(task: Task, budget: Budget, workers: int, metrics: Collection[str] = ()
         if _plan(screen, r, workers, beside).confirm_seconds <= CONFIRM_SHARE * seconds
     ]
     plan = _plan(screen, fitting[-1] if fitting else screen, workers, beside)
-    needed = plan.noise_seconds + plan.confirm_seconds + plan.closing_seconds
-    if budget.seconds is not None and needed > budget.seconds:
+    short = budget.seconds and plan.fixed_seconds > (1 - SEARCH_SHARE) * budget.seconds
+    if task.coarse and short and not objective.constraints:
+        plan = _plan(task.coarse, task.coarse, workers, beside)
+    if budget.seconds is not None and plan.fixed_seconds > budget.seconds:
         raise UsageError(
             f"{budget.seconds:.0f} s are too few for task {task.name} with {workers} worker(s): a "
-            f"noise floor, one confirmation and the closing comparison take about {needed:.0f} s"
+            "noise floor, one confirmation and the closing comparison take about "
+            f"{plan.fixed_seconds:.0f} s"
         )
     if budget.trials is not None and budget.trials < (least := least_trials(plan)):
         raise UsageError(
@@ -105,9 +118,16 @@ def describe(plan: Plan) -> str:
     return "\n".join(f"{'' if i else 'plan':12}{fact}" for i, fact in enumerate(facts))
 
 
-def caveats(task: Task, objective: Objective) -> list[str]:
+def caveats(task: Task, objective: Objective, plan: Plan) -> list[str]:
     """What a person should know of how the metrics of a goal are measured on this task."""
     told = []
+    if plan.screen == task.coarse:
+        longer = _plan(task.rungs[0], task.rungs[0], plan.workers, plan.scoring_seconds)
+        minutes = math.ceil(longer.fixed_seconds / (1 - SEARCH_SHARE) / 60)
+        told.append(
+            f"a short campaign: trials of {plan.screen.cpu_seconds:g} s show large gains only; "
+            f"from {minutes} minutes on they train for {task.rungs[0].cpu_seconds:g} s"
+        )
     windowed = scorer.make(task).windowed
     for metric in sorted(objective.metrics):
         kind, _, length = metric.partition("@")

@@ -65,7 +65,7 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
         raise UsageError(f"the baseline of task {order.task} cannot be used: {broken}; mend it")
     proposer = _proposer(task, order)
     workers = 1 if task.gpu else order.workers  # trials side by side would share one GPU's clock
-    plan = plans.make(task, order.objective.budget, workers, order.objective.metrics)
+    plan = plans.make(task, order.objective, workers)
     hush = threading.Event()
     models = connect(
         (*order.endpoints, *([order.embedder] if order.embedder else [])),

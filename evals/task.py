@@ -62,6 +62,8 @@ class Task:
     baseline: Program
     rungs: tuple[Rung, ...]
     """Cheapest first."""
+    coarse: Rung | None = None
+    """A cheaper one that shows large gains only: for short campaigns without constraints."""
     max_context: int
     memory_bytes: int
     weights_bytes: int
@@ -87,10 +89,11 @@ class Task:
         Raises:
             UsageError: the task has none.
         """
-        for rung in self.rungs:
+        rungs = (*([self.coarse] if self.coarse else []), *self.rungs)
+        for rung in rungs:
             if rung.name == name:
                 return rung
-        known = ", ".join(rung.name for rung in self.rungs)
+        known = ", ".join(rung.name for rung in rungs)
         raise UsageError(f"task {self.name} has no rung {name!r}; it has {known}")
 
 
@@ -133,9 +136,12 @@ def _read(folder: Path, table: Mapping[str, Any], device: str | None) -> Task:
     if "cpu" in table and device is None:
         table, files, note = gpu.without(table, files)
     limits = {"memory_mb": 4096, "weights_mb": 64, **table.get("limits", {})}
-    rungs = tuple(Rung(r["name"], float(r["cpu_seconds"])) for r in table["rungs"])
+    rungs = tuple(sorted(map(_rung, table["rungs"]), key=lambda rung: rung.cpu_seconds))
     if not rungs or any(rung.cpu_seconds <= 0 for rung in rungs):
         raise ValueError("a task needs at least one rung, each with a positive budget")
+    coarse = _rung(table["coarse_rung"]) if "coarse_rung" in table else None
+    if coarse and not 0 < coarse.cpu_seconds < rungs[0].cpu_seconds:
+        raise ValueError("[coarse_rung] must be cheaper than every rung, and above 0 s")
     metrics = {name: Direction(direction) for name, direction in table["metrics"].items()}
     if metrics.get(table["metric"]) != Direction(table["direction"]):
         raise ValueError(f"[metrics] must list {table['metric']!r} with the task's direction")
@@ -151,7 +157,8 @@ def _read(folder: Path, table: Mapping[str, Any], device: str | None) -> Task:
         scorer=table.get("scorer", "bits_per_byte"),
         vocabulary=int(table.get("vocabulary", 256)),
         baseline=Program(files),
-        rungs=tuple(sorted(rungs, key=lambda rung: rung.cpu_seconds)),
+        rungs=rungs,
+        coarse=coarse,
         max_context=int(table.get("max_context", 1)),
         memory_bytes=int(limits["memory_mb"]) << 20,
         weights_bytes=int(limits["weights_mb"]) << 20,
@@ -163,3 +170,7 @@ def _read(folder: Path, table: Mapping[str, Any], device: str | None) -> Task:
         note=note,
         focus=focus,
     )
+
+
+def _rung(table: Mapping[str, Any]) -> Rung:
+    return Rung(table["name"], float(table["cpu_seconds"]))

@@ -183,8 +183,8 @@ def goal(
     asked = _read(goal, name, None, None, who)
     read = asked.reading
     loaded, wanted = load(name), read.objective
-    made = plan.make(loaded, wanted.budget, workers, wanted.metrics)
-    caveats = plan.caveats(loaded, wanted)
+    made = plan.make(loaded, wanted, workers)
+    caveats = plan.caveats(loaded, wanted, made)
     if as_json:
         notes = [*asked.notes, *caveats]
         said = {"read_by": asked.by, "research_plan": asked.plan, "notes": notes}
@@ -280,9 +280,9 @@ def _say(asked: "Asked", task: str, workers: int, who: asking.Proposers) -> None
     from nightlab.settings import Settings
 
     loaded, wanted = load(task), asked.reading.objective
-    made = plan.make(loaded, wanted.budget, workers, wanted.metrics)
+    made = plan.make(loaded, wanted, workers)
     lines = [describe(asked.reading), asked_goal.describe(asked), plan.describe(made)]
-    lines += [f"note        {row}" for row in plan.caveats(loaded, wanted)]
+    lines += [f"note        {row}" for row in plan.caveats(loaded, wanted, made)]
     models = asking.cost(who, Settings.load().folder)
     print(*lines, *([models] if models else []), sep="\n", file=sys.stderr)
 
