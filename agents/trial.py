@@ -200,22 +200,18 @@ class Bench:
     ) -> Measurement:
         oracles = []
         for cell in cells:
-            idle = None if self.sandbox.tier is Tier.PROCESS else cell.memory_bytes()
-            job = {**self._files(program), "do": "open", "device": self.device}
-            request = Message(job, contents)
-            answer = cell.ask(request, SCORING_LIMITS)
-            if answer is None or "error" in answer.header:
-                run = cell.close()
-                return Measurement(metrics={}, reasons=(f"the oracle did not open: {run.reason}",))
-            weight = sum(each.nbytes for each in contents)
-            oracles.append(CellOracle(cell, answer.header, idle, weight))
+            oracle = self._opened(cell, program, contents)
+            if oracle is None:
+                reason = cell.close().reason
+                return Measurement(metrics={}, reasons=(f"the oracle did not open: {reason}",))
+            oracles.append(oracle)
         file = self._file(split)
         rng = np.random.default_rng([seed, file.stat().st_size])
         pair = Oracles(reader=oracles[0], checker=oracles[-1])
         costs = measured(partial(self._metered, pair, split, seed))
         if costs.reasons:
             return costs
-        scored = self.scorer.score(file, pair, rng)
+        scored = self.scorer.score(file, pair, rng, self.wanted)
         if scored.metrics:
             scored = replace(scored, metrics={**scored.metrics, **costs.metrics})
         if outputs is None or not scored.metrics or self.task.script is not None:
@@ -226,7 +222,24 @@ class Bench:
         ]
         trained = [_found(source, self.splits.train) for source in self.scorer.sources]
         known_BT = probed(trained, context, seed)
-        return _suspected(scored, probing.check(cells[0], outputs, secret, known_BT).doubts)
+        reader = cells[0]
+        if not reader.alive():  # it died of a context that was too long for it
+            reader = self.sandbox.open(self.oracle_room)
+            cells.append(reader)
+            self._opened(reader, program, contents)
+        return _suspected(scored, probing.check(reader, outputs, secret, known_BT).doubts)
+
+    def _opened(
+        self, cell: Cell, program: Program, contents: Sequence[Array]
+    ) -> "CellOracle | None":
+        """The trained program in a cell; None where it does not even load."""
+        idle = None if self.sandbox.tier is Tier.PROCESS else cell.memory_bytes()
+        job = {**self._files(program), "do": "open", "device": self.device}
+        answer = cell.ask(Message(job, contents), SCORING_LIMITS)
+        if answer is None or "error" in answer.header:
+            return None
+        weight = sum(each.nbytes for each in contents)
+        return CellOracle(cell, answer.header, idle, weight)
 
     def _metered(self, pair: Oracles, split: Split, seed: int, done: Work) -> None:
         """What the objective asks of meters, before anything is scored: a cell is fresh then. The

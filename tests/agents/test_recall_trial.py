@@ -1,6 +1,7 @@
 """Real trials of recall: what decoding is seen to cost from outside, and who hides it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,18 @@ RUNG = Rung("short", 0.5)
 FULL = 2 * 2 * 64 * 4
 """Bytes of one token's keys and values: two layers of width 64 in float32."""
 WANTED = frozenset({"kv_bytes_per_token", "prefill_ms@2048", "decode_ms@2048"})
+DIES = """
+
+_forward = Model.forward
+
+def _short_only(self, tokens_BT):
+    if tokens_BT.shape[1] > 1000:
+        import os
+        os._exit(1)
+    return _forward(self, tokens_BT)
+
+Model.forward = _short_only
+"""
 HOARD = """
 
 _hoard = []
@@ -94,6 +107,16 @@ def test_a_copy_kept_elsewhere_is_seen(bench: Bench) -> None:
     program = evicting(bench, "0.25")
     files = {name: text + HOARD for name, text in program.files.items()}
     assert tried(bench, Program(files)).metrics["kv_bytes_per_token"] > FULL
+
+
+@pytest.mark.slow
+def test_dying_of_a_long_context_costs_its_answers_and_raises_no_suspicion(bench: Bench) -> None:
+    program = operator("attention", "sparse_shared").apply(bench.task.baseline)
+    mortal = Program({name: text + DIES for name, text in program.files.items()})
+    plain = replace(bench, wanted=frozenset())
+    metrics = tried(plain, mortal).metrics
+    assert metrics["accuracy@2048"] == 0
+    assert metrics["accuracy"] == metrics["accuracy@512"] / 2
 
 
 @pytest.mark.slow

@@ -114,6 +114,33 @@ def test_the_right_answers_score_one_on_either_path(split: Path, decodes: bool) 
     assert got.metrics["accuracy"] == got.metrics["accuracy@120"] > 0.95
 
 
+@pytest.mark.parametrize(
+    ("wanted", "got"),
+    [
+        ({"accuracy@240"}, {"accuracy@240"}),
+        ({"accuracy@240", "params"}, {"accuracy@240"}),
+        ({"accuracy@240", "accuracy"}, {"accuracy@120", "accuracy@240", "accuracy"}),
+        ({"kv_bytes_per_token"}, {"accuracy@120", "accuracy@240", "accuracy"}),
+    ],
+)
+def test_where_a_goal_names_a_context_the_others_are_left_out(
+    tmp_path: Path, wanted: set[str], got: set[str]
+) -> None:
+    arrays = {}
+    for context in (120, 240):
+        made = recall_data.rows(Shape(context, 3), 6, np.random.default_rng(0))
+        arrays[f"tokens {context}"], arrays[f"answers {context}"] = made
+    np.savez(tmp_path / "s.npz", **arrays)  # type: ignore[arg-type]
+    scorer = recall.Recall(task.load("recall"))
+    metrics = []
+    for named in (wanted, set()):
+        pair = Oracles(reader=Scripted(), checker=Scripted())
+        found = scorer.score(tmp_path / "s.npz", pair, np.random.default_rng(1), named)
+        metrics.append(found.metrics)
+    assert set(metrics[0]) == got
+    assert metrics[0].items() <= metrics[1].items()
+
+
 def test_peeking_at_later_tokens_of_whole_rows_is_caught(split: Path) -> None:
     assert measured(split, decodes=False, lie="peeks").integrity is Integrity.TAMPERED
 
