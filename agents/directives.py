@@ -75,7 +75,9 @@ def restriction(wishes: Sequence[Wish], menu: Menu) -> Mapping[Head, frozenset[s
     only: dict[Head, frozenset[str]] = {}
     owners = {v: p.name for p in menu.parts for v in p.variants if not p.ordered}
     variants = frozenset[str]().union(*(w.variants for w in wishes))
-    parts = frozenset[str]().union(*(w.parts for w in wishes)) | {owners[v] for v in variants}
+    owning = {owners[v] for v in variants}
+    whole = frozenset[str]().union(*(w.parts for w in wishes)) - owning
+    parts = whole | owning
     not_parts = frozenset[str]().union(*(w.not_parts for w in wishes))
     not_variants = frozenset[str]().union(*(w.not_variants for w in wishes))
     everything = frozenset(part.name for part in menu.parts)
@@ -83,7 +85,10 @@ def restriction(wishes: Sequence[Wish], menu: Menu) -> Mapping[Head, frozenset[s
         only[Head.PART] = (parts or everything) - not_parts
     if variants or not_variants:
         known = frozenset(v for part in menu.parts for v in part.variants)
-        only[Head.VARIANT] = (variants or known) - not_variants | {"free"}
+        of_whole = {v for part in menu.parts if part.name in whole for v in part.variants}
+        only[Head.VARIANT] = ((variants | of_whole) if variants else known) - not_variants | {
+            "free"
+        }
     if authors := frozenset[str]().union(*(w.authors for w in wishes)):
         only[Head.AUTHOR] = authors
     return only

@@ -19,6 +19,13 @@ BASELINE = task.load("recall").baseline
 VARIANTS = [o for o in operators() if o.source and o.applicable(BASELINE)]
 EVICTIONS = [o for o in VARIANTS if o.part == "eviction"]
 LEARNED = ("lookahead", "lookahead_heads")
+CACHED = {
+    "baseline": BASELINE,
+    **{
+        name: operator("attention", name).apply(BASELINE)
+        for name in ("cached_groups", "cached_one")
+    },
+}
 
 
 def module_of(program: Program) -> ModuleType:
@@ -47,8 +54,9 @@ def test_every_variant_trains_on_rows(variant: Operator, tmp_path: Path) -> None
     assert current(program)[variant.part] == variant.variant
 
 
-def test_the_decode_path_gives_the_logits_of_whole_rows_however_it_is_cut() -> None:
-    module = module_of(BASELINE)
+@pytest.mark.parametrize("program", CACHED.values(), ids=CACHED)
+def test_the_decode_path_gives_the_logits_of_whole_rows_however_it_is_cut(program: Program) -> None:
+    module = module_of(program)
     model = module.Model(module.Recipe()).eval()
     assert model.decodes
     rows_BT = tokens(3, 40)
@@ -62,9 +70,12 @@ def test_the_decode_path_gives_the_logits_of_whole_rows_however_it_is_cut() -> N
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("start", "heads"), list(zip(CACHED, (4, 2, 1), strict=True)))
 @pytest.mark.parametrize("variant", EVICTIONS, ids=lambda each: each.name)
-def test_an_eviction_keeps_its_share_of_the_rows_and_still_answers(variant: Operator) -> None:
-    program = operator("keep", "0.125").apply(variant.apply(BASELINE))
+def test_an_eviction_keeps_its_share_of_the_rows_and_still_answers(
+    variant: Operator, start: str, heads: int
+) -> None:
+    program = operator("keep", "0.125").apply(variant.apply(CACHED[start]))
     module = module_of(program)
     model = module.Model(module.Recipe()).eval()
     assert model.approximate
@@ -77,7 +88,7 @@ def test_an_eviction_keeps_its_share_of_the_rows_and_still_answers(variant: Oper
         assert torch.isfinite(logits).all()
         assert cache.position == context + 1
         held.append(sum(cache.kept(layer).nbytes for layer in range(2)))
-    full = 2 * 2 * 2 * 64 * 4
+    full = 2 * 2 * 2 * 16 * heads * 4
     assert (held[1] - held[0]) / 256 == pytest.approx(full / 8, rel=0.15)
 
 

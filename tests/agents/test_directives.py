@@ -27,9 +27,17 @@ def test_a_part_that_is_left_alone_is_closed_and_a_named_one_is_all_there_is() -
 
 def test_the_parts_that_a_task_focuses_on_are_understood() -> None:
     task = load("recall")
-    for parts in task.focus.values():
-        assert only(f"try {', '.join(parts)}") == {Head.PART: frozenset(parts)}
-    assert "eviction" in task.focus["kv_bytes_per_token"]
+    found = only(f"try {', '.join(task.focus['kv_bytes_per_token'])}")
+    assert found[Head.PART] == {"eviction", "keep", "width", "depth", "attention"}
+    assert {"cached_one", "suffix"} <= found[Head.VARIANT]
+    assert "differential" not in found[Head.VARIANT]
+
+
+def test_a_part_that_is_named_stays_whole_beside_a_variant_of_another() -> None:
+    found = only("try rms_norm and the eviction")
+    assert found[Head.PART] == {"norm", "eviction"}
+    evictions = next(part.variants for part in MENU.parts if part.name == "eviction")
+    assert found[Head.VARIANT] == {"rms_norm", "free", *evictions}
 
 
 def test_a_focus_on_what_is_not_measured_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ B batch, H heads, T tokens, D width of the stream or of a head.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from nightlab.evals.tasks.byte_lm.program import VOCABULARY, Position, Scores
 from nightlab.evals.tasks.byte_lm.program import Recipe as Baseline
+from nightlab.evals.tasks.recall.program import Cache
 from nightlab.kernels import index_cache
 
 
@@ -329,6 +331,62 @@ class CrossLayer(nn.Module):
         k, v = shared["key"], shared["value"]
         y_BHTD = self.scores(position.rotate(q), k, v, position.bias(t), shared)
         return self.out(y_BHTD.transpose(1, 2).reshape(b, t, d))
+
+
+class _FromCache(nn.Module):
+    """Grouped queries that also attend from a cache; keys carry some of the token before."""
+
+    cached = True
+
+    def __init__(self, recipe: Recipe, layer: int, groups: int) -> None:
+        super().__init__()
+        self.heads, self.groups, self.layer = recipe.heads, groups, layer
+        inner = groups * (recipe.width // recipe.heads)
+        self.query = nn.Linear(recipe.width, recipe.width, bias=False)
+        self.key_value = nn.Linear(recipe.width, 2 * inner, bias=False)
+        self.smear = nn.Parameter(torch.zeros(inner))
+        self.scores = Scores(recipe, layer)
+        self.out = nn.Linear(recipe.width, recipe.width, bias=False)
+
+    def forward(self, x_BTD: Tensor, position: Position, shared: dict[str, Any]) -> Tensor:
+        b, t, d = x_BTD.shape
+        k, v = self.key_value(x_BTD).chunk(2, -1)
+        cache: Cache | None = shared.get("cache")
+        last = getattr(cache, "last", None)  # a probe of a cache remembers no keys
+        before = last(self.layer, k) if last else k.new_zeros(b, 1, k.shape[-1])
+        k = torch.lerp(k, torch.cat((before, k[:, :-1]), 1), self.smear.sigmoid())
+        maps = (self.query(x_BTD), k, v)
+        q, k, v = (m.view(b, t, -1, d // self.heads).transpose(1, 2) for m in maps)
+        q, k = position.rotate(q), position.rotate(k)
+        if cache is None:
+            each = self.heads // self.groups
+            k, v = k.repeat_interleave(each, 1), v.repeat_interleave(each, 1)
+            y_BHTD = self.scores(q, k, v, position.bias(t), shared)
+        else:
+            y_BHTD = cache.attend(self.layer, q, k, v)
+        return self.out(y_BHTD.transpose(1, 2).reshape(b, t, d))
+
+
+class CachedGroups(_FromCache):
+    """Two query heads share each pair of key and value heads, in the cache too.
+
+    Why: Half the cache for heads that look alike anyway, and every context keeps all its tokens.
+    From: Ainslie et al. 2023, arXiv 2305.13245 (GQA); Olsson et al. 2022, arXiv 2209.11895
+    """
+
+    def __init__(self, recipe: Recipe, layer: int) -> None:
+        super().__init__(recipe, layer, 1 if recipe.heads % 2 else recipe.heads // 2)
+
+
+class CachedOne(_FromCache):
+    """All query heads share one key head and one value head, in the cache too.
+
+    Why: The smallest cache that keeps every token; what is saved buys steps.
+    From: Shazeer 2019, arXiv 1911.02150 (MQA); Olsson et al. 2022, arXiv 2209.11895
+    """
+
+    def __init__(self, recipe: Recipe, layer: int) -> None:
+        super().__init__(recipe, layer, 1)
 
 
 class _Sparse(nn.Module):

@@ -309,14 +309,15 @@ class Model(nn.Module):
     def shape(self) -> kv.DecoderShape:
         """The numbers an eviction policy must know."""
         r = self.recipe
+        groups = getattr(self.blocks[0].attention, "groups", r.heads)
         width = r.width // r.heads
         return kv.DecoderShape(
-            layers=r.depth, query_heads=r.heads, kv_heads=r.heads, head_dim=width, width=r.width
+            layers=r.depth, query_heads=r.heads, kv_heads=groups, head_dim=width, width=r.width
         )
 
     def linears(self) -> Sequence[Mapping[str, nn.Linear]]:
         """Per layer, its linear maps by role: those of attention, then others by their names."""
-        roles = {"attention.qkv": "qkv", "attention.out": "o"}
+        roles = {"attention.qkv": "qkv", "attention.query": "q", "attention.out": "o"}
         return [
             {
                 roles.get(name, name.replace(".", "_")): part
