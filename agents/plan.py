@@ -128,7 +128,7 @@ def caveats(task: Task, objective: Objective, plan: Plan) -> list[str]:
             f"a short campaign: trials of {plan.screen.cpu_seconds:g} s show large gains only; "
             f"from {minutes} minutes on they train for {task.rungs[0].cpu_seconds:g} s"
         )
-    windowed = scorer.make(task).windowed
+    windowed = scorer.make(task).shortest == 0
     for metric in sorted(objective.metrics):
         kind, _, length = metric.partition("@")
         if kind in ("prefill_ms", "decode_ms") and windowed:

@@ -260,7 +260,7 @@ class Bench:
             vocabulary=self.task.vocabulary,
             passages=passages,
             context=pair.context(self.task.max_context),
-            windowed=scorer.windowed,
+            windowed=scorer.shortest == 0,
         )
         done.metrics.update(meters.measure(subject, self.wanted, rng))
         if self.device != "cpu":  # there the work is not the processor's
@@ -300,6 +300,7 @@ class Bench:
             else [_located(source, cell.data) for source in self.scorer.sources],
             "out": cell.out,
             "max_context": self.task.max_context,
+            "shortest": self.scorer.shortest,
             "device": self.device,
         }
 

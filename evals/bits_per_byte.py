@@ -52,9 +52,9 @@ class BitsPerByte:
         return (Source(tokens="train.bin"),)
 
     @property
-    def windowed(self) -> bool:
+    def shortest(self) -> int:
         """A program reads windows of its own context."""
-        return True
+        return 0
 
     def prepare(self, home: Path) -> Splits:
         """The corpus. Raises UsageError and MissingError as :func:`corpus.prepare` does."""

@@ -47,9 +47,9 @@ class OwnTask:
         return ()
 
     @property
-    def windowed(self) -> bool:
-        """A program is asked for more than the context that it declares."""
-        return False
+    def shortest(self) -> int:
+        """A program is asked whatever the person's scorer asks."""
+        return 1
 
     def prepare(self, home: Path) -> Splits:
         """Let the scorer make the splits, and store them under ``home/data`` by their content.

@@ -80,9 +80,9 @@ class Recall:
         )
 
     @property
-    def windowed(self) -> bool:
+    def shortest(self) -> int:
         """A program is asked for more than the context that it declares."""
-        return False
+        return int(min(self.task.data["contexts"]))
 
     def prepare(self, home: Path, digest: str | None = None) -> Splits:
         """Generate the splits from this machine's secret unless they are there already."""

@@ -59,9 +59,9 @@ class Scorer(Protocol):
         ...
 
     @property
-    def windowed(self) -> bool:
-        """Whether programs are scored on windows of the context that they declare, and read no
-        more at once; otherwise they are asked to read longer ones."""
+    def shortest(self) -> int:
+        """Tokens of the shortest input that every program is asked to read; 0 where programs are
+        scored on windows of the context that they declare, and read no more at once."""
         ...
 
 

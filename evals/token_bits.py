@@ -29,9 +29,9 @@ class TokenBits:
         return (Source(tokens="train.u16"),)
 
     @property
-    def windowed(self) -> bool:
+    def shortest(self) -> int:
         """A program reads windows of its own context."""
-        return True
+        return 0
 
     def prepare(self, home: Path) -> Splits:
         """The corpus in tokens. Raises MissingError where text or ``tokenizers`` is lacking."""

@@ -36,6 +36,13 @@ def _attention_flops(
     return 2 * pairs * (q[3] + v[3])
 
 
+def decodes(model: nn.Module) -> bool:
+    """Whether it says that it has the decode contract, and has its functions."""
+    needed = ("init_cache", "prefill", "step")
+    there = all(callable(getattr(model, name, None)) for name in needed)
+    return there and bool(getattr(model, "decodes", True))
+
+
 class Oracle:
     """A trained program, ready to answer."""
 
@@ -51,11 +58,9 @@ class Oracle:
     @property
     def facts(self) -> dict[str, object]:
         """What the host is told when it opens: a declaration that it checks."""
-        needed = ("init_cache", "prefill", "step")
-        decodes = all(callable(getattr(self.model, name, None)) for name in needed)
         return {
             "context": self.context,
-            "decodes": decodes and bool(getattr(self.model, "decodes", True)),
+            "decodes": decodes(self.model),
             "approximate": bool(getattr(self.model, "approximate", False)),
         }
 

@@ -21,6 +21,7 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nightlab.sandbox.guest.oracle import decodes
 from nightlab.sandbox.guest.spectra import Recording
 from nightlab.sandbox.guest.windows import Source, Windows, fitting, probed
 
@@ -38,6 +39,8 @@ class TrainJob:
     """The train split; the one with the longest rows that fit the program's context is used."""
     out: Path
     max_context: int
+    shortest: int = 0
+    """Tokens of the shortest input that it will be asked to read, beyond its own context or not."""
     device: str = "cpu"
 
 
@@ -107,8 +110,23 @@ def smoke(program: ModuleType, job: TrainJob) -> None:
     changed[:, length // 2 :] = (changed[:, length // 2 :] + 1) % program.VOCABULARY
     with torch.no_grad():
         kept, moved = (model(t)[:, : length // 2] for t in (tokens, changed))
-    if not torch.allclose(kept, moved, atol=1e-4, rtol=1e-3):
-        raise ValueError("not causal: later tokens change earlier logits")
+        if not torch.allclose(kept, moved, atol=1e-4, rtol=1e-3):
+            raise ValueError("not causal: later tokens change earlier logits")
+        if job.shortest > recipe.context:
+            _read(model, torch.randint(0, program.VOCABULARY, (1, job.shortest), device=job.device))
+
+
+def _read(model: nn.Module, tokens_BT: Tensor) -> None:
+    """Read a context as it will be when it is scored: into a cache where the model has one."""
+    try:
+        if decodes(model):
+            model.prefill(tokens_BT, model.init_cache(len(tokens_BT)))  # type: ignore[operator]
+        else:
+            model(tokens_BT)
+    except Exception as error:
+        raise ValueError(
+            f"cannot read {tokens_BT.shape[1]} tokens, the shortest context that is scored: {error}"
+        ) from error
 
 
 def train(program: ModuleType, job: TrainJob, report: Report) -> None:

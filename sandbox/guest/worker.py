@@ -132,6 +132,7 @@ def _train_job(job: Mapping[str, Any]) -> train.TrainJob:
         sources=[_source(source) for source in job["data"]],
         out=Path(job["out"]),
         max_context=job["max_context"],
+        shortest=job.get("shortest", 0),
         device=job["device"],
     )
 
