@@ -56,7 +56,7 @@ class Bench:
     sandbox: Sandbox
     device: str = "cpu"
     wanted: frozenset[str] = frozenset()
-    """Metrics of meters that take time, measured because the objective names them."""
+    """What the objective names: of what takes time, meters of these are read and rows scored."""
 
     @property
     def scorer(self) -> Scorer:
@@ -207,11 +207,11 @@ class Bench:
             oracles.append(oracle)
         file = self._file(split)
         rng = np.random.default_rng([seed, file.stat().st_size])
-        pair = Oracles(reader=oracles[0], checker=oracles[-1])
+        pair = Oracles(reader=oracles[0], checker=oracles[-1], wanted=self.wanted)
         costs = measured(partial(self._metered, pair, split, seed))
         if costs.reasons:
             return costs
-        scored = self.scorer.score(file, pair, rng, self.wanted)
+        scored = self.scorer.score(file, pair, rng)
         if scored.metrics:
             scored = replace(scored, metrics={**scored.metrics, **costs.metrics})
         if outputs is None or not scored.metrics or self.task.script is not None:

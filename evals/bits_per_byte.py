@@ -8,7 +8,7 @@ where the two disagree on the common prefix. Axes: N windows, B batch, T tokens,
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,13 +60,7 @@ class BitsPerByte:
         """The corpus. Raises UsageError and MissingError as :func:`corpus.prepare` does."""
         return corpus.prepare(self.task, home)
 
-    def score(
-        self,
-        split: Path,
-        oracles: Oracles,
-        rng: np.random.Generator,
-        wanted: Collection[str] = (),
-    ) -> Measurement:
+    def score(self, split: Path, oracles: Oracles, rng: np.random.Generator) -> Measurement:
         """Bits per byte of a split's file."""
         text = np.fromfile(split, dtype=np.uint8)
         most, vocabulary = self.task.max_context, self.task.vocabulary

@@ -90,6 +90,8 @@ class Oracles:
 
     reader: Oracle
     checker: Oracle
+    wanted: frozenset[str] = frozenset()
+    """What the objective names: a scorer may leave out rows that none of it is made of."""
 
     def context(self, most: int) -> int:
         """The context length that both declare.

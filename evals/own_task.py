@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -73,13 +73,7 @@ class OwnTask:
             origin=f"made by {self.script.scorer}",
         )
 
-    def score(
-        self,
-        split: Path,
-        oracles: Oracles,
-        rng: np.random.Generator,
-        wanted: Collection[str] = (),
-    ) -> Measurement:
+    def score(self, split: Path, oracles: Oracles, rng: np.random.Generator) -> Measurement:
         """What the person's scorer says of a trained program. Whatever goes wrong with answers
         of foreign code is the program's failure, never an exception here."""
         module = self._scorer()

@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,20 +100,14 @@ class Recall:
             origin="rows generated from this machine's secret",
         )
 
-    def score(
-        self,
-        split: Path,
-        oracles: Oracles,
-        rng: np.random.Generator,
-        wanted: Collection[str] = (),
-    ) -> Measurement:
+    def score(self, split: Path, oracles: Oracles, rng: np.random.Generator) -> Measurement:
         """Accuracy at each context and its mean; of the contexts that are wanted, if some are."""
 
         def work(done: Work) -> None:
             oracles.context(self.task.max_context)
             there = read(split)
-            asked = [each for each in there if each.metric in wanted]
-            if not asked or "accuracy" in wanted:
+            asked = [each for each in there if each.metric in oracles.wanted]
+            if not asked or "accuracy" in oracles.wanted:
                 asked = there
             scores = [_accuracy(each, oracles, rng) for each in asked]
             if all(score is None for score in scores):

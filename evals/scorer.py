@@ -1,7 +1,7 @@
 """What a task's trusted code offers, and where the code of each kind is."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -35,17 +35,10 @@ class Scorer(Protocol):
         """
         ...
 
-    def score(
-        self,
-        split: Path,
-        oracles: Oracles,
-        rng: np.random.Generator,
-        wanted: Collection[str] = (),
-    ) -> Measurement:
+    def score(self, split: Path, oracles: Oracles, rng: np.random.Generator) -> Measurement:
         """Metrics of a trained program on a split, with an integrity verdict.
 
-        ``rng`` is the evaluator's: a program cannot know what it decides. ``wanted``: what the
-        objective names; where that is only a part of the rows, the others may be left out.
+        ``rng`` is the evaluator's: a program cannot know what it decides.
         """
         ...
 

@@ -5,7 +5,6 @@ an upper bound on the text's own code length, the same kind for every encoding, 
 be compared with each other and with bytes. The text is tokenised here, on the host.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,13 +37,7 @@ class TokenBits:
         text = corpus.prepare(self.task, home)
         return shards.prepare(text, self.task.vocabulary, home)[0]
 
-    def score(
-        self,
-        split: Path,
-        oracles: Oracles,
-        rng: np.random.Generator,
-        wanted: Collection[str] = (),
-    ) -> Measurement:
+    def score(self, split: Path, oracles: Oracles, rng: np.random.Generator) -> Measurement:
         """Bits per byte: bits of all tokens but the start, over the bytes they stand for."""
         tokens = shards.read(split).astype(np.int32)
         measured = bits_per_byte.score(

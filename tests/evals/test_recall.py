@@ -134,8 +134,8 @@ def test_where_a_goal_names_a_context_the_others_are_left_out(
     scorer = recall.Recall(task.load("recall"))
     metrics = []
     for named in (wanted, set()):
-        pair = Oracles(reader=Scripted(), checker=Scripted())
-        found = scorer.score(tmp_path / "s.npz", pair, np.random.default_rng(1), named)
+        pair = Oracles(reader=Scripted(), checker=Scripted(), wanted=frozenset(named))
+        found = scorer.score(tmp_path / "s.npz", pair, np.random.default_rng(1))
         metrics.append(found.metrics)
     assert set(metrics[0]) == got
     assert metrics[0].items() <= metrics[1].items()
