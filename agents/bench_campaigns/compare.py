@@ -1,5 +1,6 @@
 """What the campaigns of the bench say: means with intervals, paired claims, a table and a plot."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class Mean:
         count = len(values)
         if count < 2:
             return cls(float(values[0]), np.inf, count)
-        error = float(np.std(values, ddof=1)) / np.sqrt(count)
+        error = float(np.std(values, ddof=1)) / math.sqrt(count)
         return cls(float(np.mean(values)), float(stats.t.ppf(0.975, count - 1)) * error, count)
 
     def __str__(self) -> str:

@@ -142,9 +142,11 @@ def test_a_claim_needs_its_whole_interval_above_zero() -> None:
 
 
 def test_the_document_is_json_and_the_plot_is_drawn(tmp_path: Path) -> None:
-    rows = [ROW, replace(ROW, arm="policy", gain_percent=2.0)]
-    made = document(Settings(arms=("random", "policy"), pairs=1, trials=30), rows)
-    json.dumps(jsonable(made), allow_nan=False)
+    pair = [ROW, replace(ROW, arm="policy", gain_percent=2.0)]
+    rows = [replace(row, pair=number) for number in (0, 1) for row in pair]
+    made = document(Settings(arms=("random", "policy"), pairs=2, trials=30), rows)
+    (told,) = json.loads(json.dumps(jsonable(made), allow_nan=False))["claims"]
+    assert told["pairs"] == 2
     plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
