@@ -144,7 +144,11 @@ class Supervisor:
             while True:
                 reason = reason or self._reason_to_stop()
                 while not reason and len(running) < self.lab.plan.workers:
+                    if not unfinished and not self.lab.may_begin():
+                        reason = "" if running else "its trials are spent"
+                        break
                     experiment = unfinished.pop(0) if unfinished else self._begin()
+                    self.lab.promises.screening(experiment)
                     running.add(pool.submit(self._experiment, graph, nodes, experiment))
                     reason = self._reason_to_stop()
                 if reason:
@@ -176,6 +180,7 @@ class Supervisor:
             self.lab.log("drain", "stopped between two steps; resume goes on", experiment)
         finally:
             self.lab.end_challenge(experiment)
+            self.lab.promises.end(experiment)
             self.lab.board.clear(experiment)
             if cell := self.lab.cells.pop(experiment, None):
                 cell.close()
@@ -193,9 +198,6 @@ class Supervisor:
         # Whatever is under way screens at least once more: leave room for it and for the closing.
         if lab.seconds_left() <= lab.closing_seconds() + lab.trial_seconds(lab.plan.screen):
             return "its time is spent"
-        places = 2 * lab.plan.workers
-        if lab.trials_left() <= lab.plan.noise_trials + places:
-            return "its trials are spent"
         if lab.money_left() <= 0:
             return "its budget of USD, tokens or GPU time is spent"
         if self._unavailable() >= set(self.authors):

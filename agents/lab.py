@@ -15,6 +15,7 @@ from nightlab.agents import trial as trials
 from nightlab.agents.board import Board
 from nightlab.agents.plan import Plan, seeds
 from nightlab.agents.probing import PROBES
+from nightlab.agents.promises import PAIRS, SCREENS, Promises
 from nightlab.agents.trial import Bench
 from nightlab.errors import SandboxError
 from nightlab.memory.ledger import Ledger
@@ -70,6 +71,7 @@ class Lab:
     unsafe: bool = False
     cells: dict[str, Cell] = field(default_factory=dict)
     """Cells that passed vetting and wait for their experiment's first trial."""
+    promises: Promises = field(default_factory=Promises)
     looks: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_TRIALS))
     """Wall seconds of the newest looks at the hold-out."""
     _slots: threading.Semaphore = field(init=False)
@@ -169,6 +171,11 @@ class Lab:
             return math.inf
         return trials - self.ledger.spent(self.campaign.id).trials
 
+    def trials_free(self, experiment: str | None = None) -> float:
+        """Of the budget, what neither the closing comparison nor any other experiment under way
+        may still need."""
+        return self.trials_left() - self.plan.noise_trials - self.promises.others(experiment)
+
     def trial_seconds(self, rung: Rung) -> float:
         """What a trial on a rung takes on this machine by the clock, at its present pace."""
         recent = self.ledger.paces(self.campaign.id, RECENT_TRIALS)
@@ -204,10 +211,22 @@ class Lab:
         training = math.ceil(trials / workers) * self.trial_seconds(self.plan.confirm)
         return training + math.ceil(looks / workers) * self.look_seconds()
 
-    def may_confirm(self) -> bool:
-        """Whether a confirmation and the closing comparison still fit the budget."""
-        enough = self.trials_left() >= 6 + self.plan.noise_trials
-        return enough and self.seconds_left() > self._rounds(6, 6) + self.closing_seconds()
+    def may_begin(self) -> bool:
+        """Whether the budget of trials has room for one more experiment and its confirmation."""
+        return self.trials_free() >= SCREENS + 2 * PAIRS
+
+    def may_confirm(self, experiment: str) -> bool:
+        """Whether its confirmation and the closing comparison still fit the budget."""
+        trials = 2 * PAIRS
+        enough = self.trials_free(experiment) >= trials
+        return (
+            enough and self.seconds_left() > self._rounds(trials, trials) + self.closing_seconds()
+        )
+
+    def may_go_on(self, experiment: str, pairs: int) -> bool:
+        """Whether one more pair of its confirmation, and looks at all of them, fit the budget."""
+        seconds = self._rounds(2, 2 * (pairs + 1)) + self.closing_seconds()
+        return self.trials_free(experiment) >= 2 and self.seconds_left() > seconds
 
     def trial(
         self,

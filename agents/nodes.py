@@ -27,6 +27,7 @@ from nightlab.agents.early import Listener
 from nightlab.agents.judge import Confirmation
 from nightlab.agents.lab import Lab
 from nightlab.agents.policy.interface import Decision
+from nightlab.agents.promises import PAIRS
 from nightlab.agents.propose import Proposal, Refusal
 from nightlab.agents.question import UNANSWERED
 from nightlab.agents.round import Round
@@ -180,6 +181,7 @@ class Nodes:
         if failed := judge.failure(trial):
             verdict = Verdict.REJECTED if failed.rejected else Verdict.FAILED
             return {"verdict": verdict, "reason": failed.reason}
+        self.lab.promises.screening(experiment, index + 1)
         return {"screens": index + 1}
 
     def judge(self, state: Round) -> Round:
@@ -219,19 +221,22 @@ class Nodes:
         if again is Screening.DISCARD:
             reason = f"better than the incumbent of its time, no better than {against}"
             return {"verdict": Verdict.SCREENED, "reason": reason}
-        if not self.lab.may_confirm():
+        if not self.lab.may_confirm(experiment):
             reason = f"better than {against} on one rung; no budget left to confirm it"
             return {"verdict": Verdict.SCREENED, "reason": reason}
+        self.lab.promises.confirming(experiment, 0)
         return {"against": against, "confirmation": self.lab.next_confirmation(experiment)}
 
     def confirm(self, state: Round) -> Round:
         """One more fresh pair on the confirmation rung, incumbent re-run beside it."""
         experiment, pair = state["experiment"], state["pairs"] + 1
         self.lab.challenge(experiment)
+        self.lab.promises.confirming(experiment, state["pairs"])
         rung = self.lab.plan.confirm.name
         doing = f"confirming on {rung}, pair {pair}, against {state['against']}"
         self.lab.board.show(experiment, doing)
         judge.run_pair(self.lab, _confirmation(state), state["pairs"])
+        self.lab.promises.confirming(experiment, pair)
         return {"pairs": pair}
 
     def _judge_confirmation(self, state: Round) -> Round:
@@ -242,7 +247,12 @@ class Nodes:
                 return {"verdict": verdict, "reason": f"while confirming: {failed.reason}"}
         match judge.paired_test(self.lab, confirmation).judgement:
             case Judgement.CONTINUE:
-                return {}
+                if state["pairs"] < PAIRS or self.lab.may_go_on(
+                    state["experiment"], state["pairs"]
+                ):
+                    return {}
+                reason = f"undecided against {state['against']}; no budget left for another pair"
+                return {"verdict": Verdict.SCREENED, "reason": reason}
             case Judgement.DROP:
                 reason = f"not better than {state['against']} on fresh seeds"
                 return {"verdict": Verdict.DISCARDED, "reason": reason}
