@@ -30,7 +30,7 @@ from nightlab.agents.decide import Decider, menu
 from nightlab.agents.graph import Graph, build
 from nightlab.agents.lab import Lab
 from nightlab.agents.nodes import Nodes
-from nightlab.agents.policy.interface import Policy
+from nightlab.agents.policy.interface import Memory, Policy
 from nightlab.errors import NightlabError, UsageError
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import CampaignStatus, Lease
@@ -118,7 +118,10 @@ class Supervisor:
             earlier = past.taken_along(lab.ledger, lab.campaign, self.policy, known.version)
             if earlier:
                 lab.log("learn", f"takes {len(earlier)} decisions of earlier campaigns along")
-            decider = Decider(lab, self.policy, known, self._unavailable, home, earlier)
+            memory = Memory(past.remembered(lab.ledger, lab.campaign))
+            if memory.experiments:
+                lab.log("learn", f"remembers {memory.experiments} experiments on this task")
+            decider = Decider(lab, self.policy, known, self._unavailable, home, earlier, memory)
             nodes = self.make_nodes(lab, decider, self.authors, self.writers, self.stopping)
             reason = self._search(graph, nodes)
         if self.stopping.is_set():

@@ -17,6 +17,7 @@ from nightlab.agents.policy.interface import (
     Attempt,
     Context,
     Decision,
+    Memory,
     Menu,
     Outcome,
     Part,
@@ -61,6 +62,8 @@ class Decider:
     """Where the policy is kept after every record; None keeps it nowhere."""
     past: Sequence[Record] = ()
     """Records of earlier campaigns that the policy learns from beside its own."""
+    memory: Memory = field(default_factory=Memory)
+    """What they measured about edits."""
     archive: Archive = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _programs: dict[str, Program] = field(default_factory=dict)
@@ -70,7 +73,7 @@ class Decider:
     _reading: "_Reading" = field(default_factory=lambda: _Reading())
 
     def __post_init__(self) -> None:
-        self.archive = Archive(self.menu)
+        self.archive = Archive(self.menu, memory=self.memory)
         for experiment in self.lab.ledger.experiments(self.lab.campaign.id):
             if experiment.program is not None or experiment.number > 0:
                 self.archive.record(self._attempt(experiment))

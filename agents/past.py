@@ -12,8 +12,9 @@ from nightlab.agents import judge
 from nightlab.agents.decide import ended_as, from_rows
 from nightlab.agents.plan import Plan
 from nightlab.agents.policy.bandit import PuctThompson
+from nightlab.agents.policy.evidence import spread
 from nightlab.agents.policy.features import CONTEXT, OPTION_WIDTH
-from nightlab.agents.policy.interface import Decision, Outcome, Policy, Record
+from nightlab.agents.policy.interface import PENALTY, Decision, Outcome, Policy, Record, Seen
 from nightlab.errors import UsageError
 from nightlab.memory.ledger import Ledger
 from nightlab.memory.records import Campaign, Repeat, Trial
@@ -22,6 +23,8 @@ from nightlab.vocabulary import Objective, Rung
 
 MOST = 1000
 """Latest decisions of earlier campaigns that a campaign takes along: older ones weigh little."""
+HALVING = 4.0
+"""Campaigns after which what was measured about an edit weighs half."""
 OTHER_METRIC = 0.5
 OTHER_TASK = 0.25
 OTHER_CATALOGUE = 0.5
@@ -109,6 +112,48 @@ def taken_along(ledger: Ledger, campaign: Campaign, policy: Policy, catalogue: s
         return []
     found = list(sources(ledger, before(ledger, campaign), campaign, catalogue))
     return [record for each in reversed(found) for record in each.records]
+
+
+def remembered(ledger: Ledger, campaign: Campaign) -> list[Seen]:
+    """What earlier campaigns for the same metric of the same task measured about the catalogue's
+    edits, the newest first; nothing where the campaign is to begin without."""
+    if campaign.settings.get("memory") is False:
+        return []
+    alike = [each for each in before(ledger, campaign) if likeness(each, campaign) == 1.0]
+    found: list[Seen] = []
+    for age, each in enumerate(reversed(alike)):
+        if len(found) >= MOST:
+            break
+        found += _seen(ledger, each, 0.5 ** (age / HALVING))
+    return found[:MOST]
+
+
+def _seen(ledger: Ledger, campaign: Campaign, weight: float) -> list[Seen]:
+    past = Past.read(ledger, campaign)
+    experiments = ledger.experiments(campaign.id)
+    trials = {row.id: past.trials(experiment=row.id) for row in experiments}
+    rewards = {name: _reward(past, mine) for name, mine in trials.items()}
+    scale = spread([reward for reward in rewards.values() if reward is not None])
+    found = []
+    for row in experiments:
+        edits = tuple(_edit(text) for text in row.edits)
+        if row.parent is None or row.author != "catalogue" or not edits:
+            continue
+        outcome, above = ended_as(row, trials[row.id], rewards[row.id]), rewards.get(row.parent)
+        reward = rewards[row.id] if outcome is Outcome.VALID else None
+        if reward is not None and above is not None:
+            gain = min(max((reward - above) / scale, -1.0), 1.0)
+        elif outcome in (Outcome.FAILED, Outcome.ABORTED, Outcome.TAMPERED):
+            gain = PENALTY[outcome]
+        else:
+            continue
+        found.append(Seen(edits, gain, weight))
+    return found
+
+
+def _edit(text: str) -> tuple[str, str]:
+    part, _, variant = text.partition("=")
+    return part, variant
 
 
 def likeness(of: Campaign, to: Campaign) -> float:

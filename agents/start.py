@@ -44,6 +44,8 @@ class Order:
     """None draws one; it is stored with the campaign either way."""
     unsafe: bool = False
     policy: Beginning = Beginning.BANDIT
+    memory: bool = True
+    """Whether what earlier campaigns on the task measured counts as evidence."""
     endpoints: tuple[Endpoint, ...] = ()
     """Language models that propose; with the proposer ``auto`` beside the catalogue."""
     embedder: Endpoint | None = None
@@ -86,6 +88,7 @@ def begin(order: Order, ledger: Ledger, sandbox: Sandbox, home: Path) -> Supervi
         "noise_trials": plan.noise_trials,
         "unsafe": order.unsafe,
         "policy": order.policy,
+        "memory": order.memory,
         "until": order.until.astimezone(UTC).isoformat() if order.until else None,
         "models": [endpoint.name for endpoint in order.endpoints],
         "embedder": order.embedder.name if order.embedder else None,

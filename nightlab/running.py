@@ -38,6 +38,10 @@ Unsafe = Annotated[
     bool, typer.Option("--unsafe", help="Let model-written code run in the process tier.")
 ]
 Learned = Annotated[Beginning, typer.Option("--policy", help="What the policy knows at its start.")]
+Remember = Annotated[
+    bool,
+    typer.Option(help="Begin with what earlier campaigns on the task measured about each edit."),
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Begin with a reading that a model made alone.")]
 Approve = Annotated[
     bool, typer.Option("--approve", help="Hold model-written code until `nightlab approve`.")
@@ -58,6 +62,7 @@ def run(
     seed: Seed = None,
     unsafe: Unsafe = False,
     policy: Learned = Beginning.BANDIT,
+    memory: Remember = True,
     approve: Approve = False,
     yes: Yes = False,
     headless: Headless = False,
@@ -88,6 +93,7 @@ def run(
         seed=seed,
         unsafe=unsafe,
         policy=policy,
+        memory=memory,
     )
     with _lab(sandbox) as (ledger, settings, cells):
         supervisor = begin(order, ledger, cells, settings.folder)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightlab.agents.policy.attempts import Attempt, Menu, Outcome
+from nightlab.agents.policy.memory import Memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,12 @@ class Archive:
     treated as a starting program.
     """
 
-    def __init__(self, menu: Menu, attempts: Iterable[Attempt] = ()) -> None:
+    def __init__(
+        self, menu: Menu, attempts: Iterable[Attempt] = (), memory: Memory | None = None
+    ) -> None:
+        """``memory``: what campaigns before this one measured."""
         self.menu = menu
+        self.memory = memory or Memory()
         self.attempts: list[Attempt] = []
         self.row: dict[str, int] = {}
         """Attempt id to row."""

@@ -44,7 +44,7 @@ class Evidence:
     def __init__(self, archive: Archive) -> None:
         rows = []
         gains = []
-        scale = spread(archive)
+        scale = spread([a.reward for a in archive.attempts if a.reward is not None])
         self.spread = scale
         for row, attempt in enumerate(archive.attempts):
             above = archive.parent[row]
@@ -72,8 +72,17 @@ class Evidence:
         deviation = float(self.gains.std()) if len(rows) > 3 else PRIOR_DEVIATION
         self.deviation = max(deviation, PRIOR_DEVIATION / 2)
 
-    def about(self, keys: Sequence[object], options: Sequence[object]) -> Posterior:
-        """Belief about each option; ``keys`` names the option that each attempt used."""
+    def about(
+        self,
+        keys: Sequence[object],
+        options: Sequence[object],
+        known: tuple[Floats, Floats] | None = None,
+    ) -> Posterior:
+        """Belief about each option; ``keys`` names the option that each attempt used.
+
+        ``known``: gains and weights of the options in earlier campaigns. They move the mean and
+        the deviation; counts, successes and idle times are this campaign's own.
+        """
         place = {option: index for index, option in enumerate(options)}
         used = np.array([place.get(key, -1) for key in keys], dtype=np.int64)
         size = len(options)
@@ -87,18 +96,19 @@ class Evidence:
         last = np.full(size, -1.0)
         np.maximum.at(last, at, np.flatnonzero(inside).astype(np.float64))
         attempts = max(len(keys), 1)
+        before, weighs = known if known is not None else (np.zeros(size), np.zeros(size))
+        whole = n + PRIOR_WEIGHT + weighs
         return Posterior(
-            mean=(total + PRIOR_WEIGHT * self.mean) / (n + PRIOR_WEIGHT),
-            deviation=self.deviation / np.sqrt(n + PRIOR_WEIGHT),
+            mean=(total + PRIOR_WEIGHT * self.mean + weighs * before) / whole,
+            deviation=self.deviation / np.sqrt(whole),
             count=count,
             success=(better + rate) / (count + 1.0),
             idle=np.where(last < 0, 1.0, (len(keys) - 1 - last) / attempts),
         )
 
 
-def spread(archive: Archive) -> float:
-    """Scale of the rewards: half the range of the middle 80 % of valid ones, never 0."""
-    rewards = [attempt.reward for attempt in archive.attempts if attempt.reward is not None]
+def spread(rewards: Sequence[float]) -> float:
+    """Scale of a campaign's valid rewards: half the range of the middle 80 %, never 0."""
     if len(rewards) < 2:
         return 1.0
     ordered = np.sort(np.array(rewards))

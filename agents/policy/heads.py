@@ -141,7 +141,8 @@ class Draw:
         situation = self.situation
         names = [part.name for part in situation.archive.menu.parts]
         mask = situation.allowed(Head.PART, names, mask)
-        belief = situation.evidence.about(situation.evidence.parts, names)
+        known = situation.archive.memory.parts(names)
+        belief = situation.evidence.about(situation.evidence.parts, names, known)
         gain = np.zeros(len(names))
         np.maximum.at(gain, situation.pair_part, np.where(edits.open, edits.gain, 0.0)[row])
         prior = best_probabilities(belief.mean, belief.deviation, mask)
@@ -156,7 +157,8 @@ class Draw:
         mask = edits.open[row][situation.pair_part == part]
         mask = situation.allowed(Head.VARIANT, list(options), mask)
         keys = [(name, option) for option in options]
-        belief = situation.evidence.about(situation.evidence.variants, keys)
+        known = situation.archive.memory.variants(name, options)
+        belief = situation.evidence.about(situation.evidence.variants, keys, known)
         prior = best_probabilities(belief.mean, belief.deviation, mask)
         prior = self._mixed(prior, edits.gain[row][situation.pair_part == part], mask)
         table = read.variant_features(situation, edits, row, part, now, belief, prior)

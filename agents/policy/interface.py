@@ -24,6 +24,7 @@ from nightlab.agents.policy.attempts import (
     Part,
 )
 from nightlab.agents.policy.decisions import Choice, Decision, Head, Record
+from nightlab.agents.policy.memory import Memory, Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +103,12 @@ __all__ = [
     "Context",
     "Decision",
     "Head",
+    "Memory",
     "Menu",
     "Outcome",
     "Part",
     "Policy",
     "Record",
+    "Seen",
     "Update",
 ]

@@ -1,5 +1,6 @@
 """Campaigns without a sandbox: a policy decides, a made-up function scores, a ledger stores."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import numpy as np
@@ -96,7 +97,7 @@ class Player:
         self.ledger.record_decisions(name, to_rows(decision))
         parent = archive.attempts[archive.row[decision.parent]]
         genes = {**parent.genes, **dict(decision.edits)}
-        self._experiment(lease, genes, decision.parent, name)
+        self._experiment(lease, genes, decision.parent, name, decision.edits)
         value = self._trial(lease, name, genes, SEEDS[0], Purpose.SCREEN, rng)
         self.ledger.conclude_experiment(lease, name, Verdict.DISCARDED, "no better")
         archive.record(
@@ -114,12 +115,23 @@ class Player:
         )
 
     def _experiment(
-        self, lease: Lease, genes: dict[str, str], parent: str | None, name: str = ""
+        self,
+        lease: Lease,
+        genes: dict[str, str],
+        parent: str | None,
+        name: str = "",
+        edits: Sequence[tuple[str, str]] = (),
     ) -> str:
         name = name or self.ledger.begin_experiment(lease).id
         program = Program({"model.py": f"genes = {genes}\n"})
         self.ledger.put_program(program, tree_hash=f"t{program.id}", origin="catalogue")
-        self.ledger.set_proposal(name, program=program.id, parent=parent, author="catalogue")
+        self.ledger.set_proposal(
+            name,
+            program=program.id,
+            parent=parent,
+            author="catalogue",
+            edits=[f"{part}={variant}" for part, variant in edits],
+        )
         return name
 
     def _trial(
