@@ -13,10 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nightlab.agents import start
+from nightlab.agents import past, start
 from nightlab.agents.campaign import Supervisor, baseline
 from nightlab.agents.decide import Decider, from_rows, menu
-from nightlab.agents.policy.interface import Choice, Context, Decision, Head, Record, Update
+from nightlab.agents.policy.interface import (
+    Choice,
+    Context,
+    Decision,
+    Head,
+    Memory,
+    Record,
+    Update,
+)
 from nightlab.agents.start import Order
 from nightlab.errors import UsageError
 from nightlab.memory.ledger import Ledger
@@ -101,6 +109,20 @@ def finished(
         supervisor.policy = Scripted(BAD, GOOD, BAD, AGAIN)
         assert supervisor.run() is CampaignStatus.FINISHED
         yield opened, supervisor
+
+
+def test_the_next_campaign_on_the_task_begins_with_what_was_measured(
+    finished: tuple[Ledger, Supervisor], tiny_task: Path, sandbox: ProcessSandbox, tmp_path: Path
+) -> None:
+    ledger, _ = finished
+    second = start.begin(order(tiny_task, 18, seed=2), ledger, sandbox, tmp_path)
+    assert second.run() is CampaignStatus.FINISHED
+    said = [event.message for event in ledger.events(second.lab.campaign.id)]
+    assert any(text.startswith("remembers ") for text in said)
+    memory = Memory(past.remembered(ledger, second.lab.campaign))
+    helped, _ = memory.variants("batch", ["8"])
+    hurt, _ = memory.variants("learning_rate", ["3e-4"])
+    assert helped[0] > 0 > hurt[0]
 
 
 def test_it_stays_within_its_budget_of_trials(finished: tuple[Ledger, Supervisor]) -> None:
