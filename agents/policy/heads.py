@@ -141,7 +141,7 @@ class Draw:
         situation = self.situation
         names = [part.name for part in situation.archive.menu.parts]
         mask = situation.allowed(Head.PART, names, mask)
-        known = situation.archive.memory.parts(names)
+        known = self._remembered(edits.open[row])
         belief = situation.evidence.about(situation.evidence.parts, names, known)
         gain = np.zeros(len(names))
         np.maximum.at(gain, situation.pair_part, np.where(edits.open, edits.gain, 0.0)[row])
@@ -149,6 +149,17 @@ class Draw:
         prior = self._mixed(prior, gain, mask)
         table = read.part_features(situation, edits, row, belief, prior)
         return self._draw(Head.PART, names, mask, table, prior)
+
+    def _remembered(self, open_: Mask) -> tuple[Floats, Floats]:
+        """What earlier campaigns say of each part's best open edit: gains and weights."""
+        situation, memory = self.situation, self.situation.archive.memory
+        rows = []
+        for index, part in enumerate(situation.archive.menu.parts):
+            here = open_[situation.pair_part == index]
+            left = [v for v, can in zip(part.variants, here, strict=True) if can]
+            rows.append(memory.part(part.name, left))
+        table = np.array(rows, dtype=np.float64)
+        return table[:, 0], table[:, 1]
 
     def _variant(self, edits: Edits, row: int, part: int, now: int) -> int:
         situation = self.situation

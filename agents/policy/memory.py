@@ -53,20 +53,15 @@ class Memory:
         self._edits: dict[Edit, tuple[float, float]] = {
             edit: (float(alone[column]), float(often[column])) for edit, column in place.items()
         }
-        self._parts: dict[str, tuple[float, float]] = {}
-        for (part, _), known in self._edits.items():
-            self._parts[part] = max(known, self._parts.get(part, known))
 
-    def parts(self, names: Sequence[str]) -> tuple[Floats, Floats]:
-        """Gain and weight per part, shape (parts,): of its best edit, which is the one to try
-        again; 0 where nothing is known."""
-        return _table([self._parts.get(name) for name in names])
+    def part(self, part: str, variants: Sequence[str]) -> tuple[float, float]:
+        """Gain and weight of the best edit of a part to one of these variants, which is the one to
+        try again; 0 where nothing is known."""
+        found = [self._edits[part, v] for v in variants if (part, v) in self._edits]
+        return max(found, default=(0.0, 0.0))
 
     def variants(self, part: str, variants: Sequence[str]) -> tuple[Floats, Floats]:
         """Gain and weight per variant of a part, shape (variants,)."""
-        return _table([self._edits.get((part, variant)) for variant in variants])
-
-
-def _table(known: Sequence[tuple[float, float] | None]) -> tuple[Floats, Floats]:
-    rows = np.array([each or (0.0, 0.0) for each in known], dtype=np.float64).reshape(-1, 2)
-    return rows[:, 0], rows[:, 1]
+        known = [self._edits.get((part, variant), (0.0, 0.0)) for variant in variants]
+        rows = np.array(known, dtype=np.float64).reshape(-1, 2)
+        return rows[:, 0], rows[:, 1]

@@ -1,6 +1,6 @@
 """What earlier campaigns measured is evidence for the next one: about edits, on the same task."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -56,19 +56,19 @@ def test_what_each_edit_is_worth_alone_is_told_from_bold_experiments(seed: int) 
             assert gain == pytest.approx(worth[part.name, variant], abs=0.12)
             assert weight == MOST_WEIGHT
         assert weights[0] == 0.0
-        assert memory.parts([part.name])[0][0] == max(gains[1:])
+        assert memory.part(part.name, part.variants)[0] == max(gains[1:])
 
 
 def test_an_empty_memory_says_nothing() -> None:
-    assert [table.tolist() for table in Memory().parts(["norm", "rate"])] == [[0, 0], [0, 0]]
+    assert Memory().part("norm", ["a", "b"]) == (0.0, 0.0)
     assert [table.tolist() for table in Memory().variants("norm", ["a"])] == [[0], [0]]
 
 
 def test_a_part_is_worth_its_best_edit_however_bad_the_others_were() -> None:
     seen = [Seen((("rate", "3"),), 0.8), Seen((("rate", "5"),), -1.0), Seen((("rate", "4"),), -1.0)]
-    gains, _ = Memory(seen).parts(["rate", "norm"])
-    assert gains[0] > 0.3
-    assert gains[1] == 0.0
+    memory = Memory(seen)
+    assert memory.part("rate", ["3", "4", "5"])[0] > 0.3
+    assert memory.part("rate", ["4", "5"])[0] < 0
 
 
 def test_older_experiments_weigh_less() -> None:
@@ -78,9 +78,11 @@ def test_older_experiments_weigh_less() -> None:
     assert weights[0] == pytest.approx(1.25)
 
 
-def first_decisions(memory: Memory, count: int = 200) -> list[Decision]:
+def first_decisions(
+    memory: Memory, count: int = 200, start: Mapping[str, str] | None = None
+) -> list[Decision]:
     archive = Archive(MENU, memory=memory)
-    start = {part.name: part.variants[0] for part in MENU.parts}
+    start = start or {part.name: part.variants[0] for part in MENU.parts}
     archive.record(Attempt(id="c9-0", program="p", genes=start, outcome=Outcome.VALID, reward=0.0))
     context = Context(campaign="c9", id="c9-1", archive=archive, budget_left=1.0)
     return [bandit().choose(context, np.random.default_rng(seed)) for seed in range(count)]
@@ -99,6 +101,19 @@ def test_the_bandit_begins_with_what_helped_and_keeps_off_what_hurt() -> None:
     for decision in knowing:
         for choice in decision.choices:
             assert min(mu for mu, open_ in zip(choice.mu, choice.mask, strict=True) if open_) > 0
+
+
+def test_a_part_whose_best_edit_is_made_is_not_sought_for_it() -> None:
+    memory = Memory([Seen((("position", "c"),), 0.9)] * 3 + [Seen((("position", "b"),), -0.5)] * 3)
+    made = {"norm": "a", "position": "c", "rate": "1"}
+
+    def sought(decisions: list[Decision]) -> float:
+        first = [next(part for part, _ in each.edits) for each in decisions]
+        return first.count("position") / len(first)
+
+    before, after = sought(first_decisions(memory)), sought(first_decisions(memory, start=made))
+    assert before > 0.5
+    assert after < 0.4
 
 
 @pytest.fixture(scope="module")
