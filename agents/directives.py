@@ -85,10 +85,8 @@ def restriction(wishes: Sequence[Wish], menu: Menu) -> Mapping[Head, frozenset[s
         only[Head.PART] = (parts or everything) - not_parts
     if variants or not_variants:
         known = frozenset(v for part in menu.parts for v in part.variants)
-        of_whole = {v for part in menu.parts if part.name in whole for v in part.variants}
-        only[Head.VARIANT] = ((variants | of_whole) if variants else known) - not_variants | {
-            "free"
-        }
+        named = variants | {v for p in menu.parts if p.name in whole for v in p.variants}
+        only[Head.VARIANT] = (named if variants else known) - not_variants | {"free"}
     if authors := frozenset[str]().union(*(w.authors for w in wishes)):
         only[Head.AUTHOR] = authors
     return only
