@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nightlab.agents.promises import PAIRS, SCREENS
 from nightlab.errors import UsageError
 from nightlab.evals import meters, scorer
 from nightlab.evals.task import Task
@@ -52,7 +53,7 @@ class Plan:
     @property
     def confirm_seconds(self) -> float:
         """Wall seconds of a confirmation of three pairs, hold-out included."""
-        return 6 * (self.confirm.cpu_seconds + 2 * self.scoring_seconds) / self.workers
+        return 2 * PAIRS * (self.confirm.cpu_seconds + 2 * self.scoring_seconds) / self.workers
 
     @property
     def closing_seconds(self) -> float:
@@ -156,7 +157,7 @@ def document(plan: Plan) -> dict[str, object]:
 
 def least_trials(plan: Plan) -> int:
     """Trials of the smallest campaign that can confirm something."""
-    return plan.noise_trials * len(plan.rungs) + 2 + 6 + plan.noise_trials
+    return plan.noise_trials * len(plan.rungs) + SCREENS + 2 * PAIRS + plan.noise_trials
 
 
 def _plan(screen: Rung, confirm: Rung, workers: int, beside: float) -> Plan:

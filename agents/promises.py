@@ -3,9 +3,11 @@
 import threading
 from dataclasses import dataclass, field
 
-SCREENS = 2
+from nightlab.evals.statistics import PairedRule, ScreenRule
+
+SCREENS = len(ScreenRule().margins)
 """Trials that one experiment's screening may take."""
-PAIRS = 3
+PAIRS = PairedRule().min_pairs
 """Pairs that a confirmation needs at the least."""
 
 

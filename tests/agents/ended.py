@@ -6,8 +6,8 @@ from nightlab.memory.records import Arm, Trial, TrialStatus
 from nightlab.vocabulary import Measurement, Purpose, Run
 
 
-def trial(run: Run, measured: Measurement | None = None) -> Trial:
-    """A candidate's trial on the small rung that ended with this run."""
+def trial(run: Run | None = None, measured: Measurement | None = None) -> Trial:
+    """A candidate's trial on the small rung, with the run that it ended with."""
     return Trial(
         id="c1-1/small/1",
         campaign="c1",

@@ -54,25 +54,30 @@ def test_every_variant_trains_on_rows(variant: Operator, tmp_path: Path) -> None
     assert current(program)[variant.part] == variant.variant
 
 
-def looked_at(program: Program, folder: Path) -> None:
-    """The smoke test of a task whose shortest scored context is longer than a training row."""
+def refusal(program: Program, folder: Path) -> str:
+    """What the smoke test says where the shortest scored context is longer than a training row;
+    nothing where it lets the program through."""
     job = TrainJob(
         seed=0, budget_seconds=0.0, sources=[], out=folder, max_context=8448, shortest=512
     )
-    smoke(module_of(program), job)
+    try:
+        smoke(module_of(program), job)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
-@pytest.mark.parametrize(("part", "variant"), [("position", "rotary"), ("position", "learned")])
+@pytest.mark.parametrize("variant", ["rotary", "learned"])
 def test_what_cannot_read_a_scored_context_is_refused_before_it_trains(
-    part: str, variant: str, tmp_path: Path
+    variant: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="cannot read 512 tokens, the shortest context"):
-        looked_at(operator(part, variant).apply(BASELINE), tmp_path)
+    said = refusal(operator("position", variant).apply(BASELINE), tmp_path)
+    assert "cannot read 512 tokens, the shortest context that is scored" in said
 
 
 def test_what_reads_them_with_a_cache_or_without_is_let_through(tmp_path: Path) -> None:
-    for program in (*CACHED.values(), operator("attention", "latent").apply(BASELINE)):
-        looked_at(program, tmp_path)
+    programs = (*CACHED.values(), operator("attention", "latent").apply(BASELINE))
+    assert [refusal(program, tmp_path) for program in programs] == [""] * 4
 
 
 @pytest.mark.parametrize("program", CACHED.values(), ids=CACHED)

@@ -4,8 +4,8 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -18,12 +18,17 @@ from nightlab.agents.lab import Lab
 from nightlab.agents.start import Order
 from nightlab.evals.abort import AbortRule, Curve, Fate, Finished
 from nightlab.memory.ledger import Ledger
-from nightlab.memory.records import CHECKUP, Arm, Trial, TrialStatus
+from nightlab.memory.records import CHECKUP, Trial
 from nightlab.memory.report.aborts import aborts, described
 from nightlab.memory.report.summary import document, summarise
 from nightlab.sandbox.process import ProcessSandbox
 from nightlab.sandbox.protocol import AbortError
 from nightlab.vocabulary import Budget, Direction, Ending, Objective, Program, Purpose, Verdict
+
+if TYPE_CHECKING:
+    from tests.agents.ended import trial
+else:
+    from ended import trial
 
 EAGER = AbortRule(min_finished=4, least_chance=0.25, audit_share=0.0)
 """Four finished trials are enough here; in a campaign it takes twenty."""
@@ -178,22 +183,8 @@ def watch(rule: AbortRule, coin: float = 0.5) -> Watch:
         )
         for gain, noise in zip((-0.3, -0.2, -0.1, 0.1, 0.2), (1e-3, -1e-3) * 3, strict=False)
     ]
-    trial = Trial(
-        id="c1-0/small/1/noise",
-        campaign="c1",
-        experiment="c1-0",
-        program="p",
-        rung="small",
-        seed=1,
-        purpose=Purpose.NOISE,
-        arm=Arm.CANDIDATE,
-        status=TrialStatus.FINISHED,
-        attempt=1,
-        token=1,
-        started=datetime(2026, 1, 1, tzinfo=UTC),
-    )
     return Watch(
-        reference=trial, curve=base, finished=tuple(past), coin=coin, touches_schedule=False,
+        reference=trial(), curve=base, finished=tuple(past), coin=coin, touches_schedule=False,
         rule=rule,
     )  # fmt: skip
 
